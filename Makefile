@@ -1,0 +1,48 @@
+# Everything starts from Python 3.11 and make: the first target that needs it creates .venv and installs into it.
+# With an environment that already has the dependencies: `make check VENV=path/to/it` (nothing is installed then).
+
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+PY := $(VENV)/bin/python
+ARGS ?=
+
+ifeq ($(VENV),.venv)
+READY := .venv/.installed
+else
+READY := $(PY)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test check bench sim
+
+help:  ## Show this list.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: $(READY)  ## Four nodes, one of them lying, writers racing: about 15 seconds.
+	$(PY) -m quorumcache.cli demo $(ARGS)
+
+up: $(READY)  ## Run a local 4-node cluster until Ctrl-C.
+	$(PY) -m quorumcache.cli up $(ARGS)
+
+test: $(READY)  ## Run the tests, except those marked slow.
+	$(PY) -m pytest -q -m "not slow" $(ARGS)
+
+check: $(READY)  ## Format, lint, types, import directions. Changes nothing.
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy --strict quorumcache sim
+	$(VENV)/bin/lint-imports
+
+bench: $(READY)  ## Measure the hot path on this machine.
+	$(PY) bench/hotpath.py $(ARGS)
+
+sim: $(READY)  ## Run the cluster simulator: make sim ARGS="--help".
+	$(PY) -m sim $(ARGS)
+
+# The stamp is written last, so an installation that was cut short is done again.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "quorumcache needs Python 3.11 or later, and $(PYTHON) is not. Name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@

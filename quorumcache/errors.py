@@ -1,0 +1,106 @@
+"""One tree of errors. The class says whose fault it is and what to do next; the text says what happened.
+
+    QuorumCacheError
+      Misuse                   the caller's fault: change the call or the file; never retry as it is
+        InvalidKey  InvalidValue  ConfigurationError  KeyFileError
+      PermissionDenied         the cluster works and says no: ask an administrator
+      Unavailable              nothing happened: try again later
+        DeadlineExceeded       ... nothing happened in time
+        ConfigurationMismatch  ... different epochs: load the newer configuration
+      OutcomeUnknown           a write may or may not have happened: read, then decide
+      PeerMisbehaved           a node sent what no correct node sends: `node` says which
+        ProtocolViolation  WrongNodeKey
+
+Belongs here: classes only, which know nothing else of the package. Inside the core a peer's lie is data, not
+an exception; these classes are for the edge, where somebody has to act. A bug of our own is an assertion.
+"""
+
+
+class QuorumCacheError(Exception):
+    """Base of every error that quorumcache raises on purpose."""
+
+
+class Misuse(QuorumCacheError):
+    """The caller's fault: the call cannot succeed as it is, and was not sent to any node. Change it."""
+
+
+class InvalidKey(Misuse):
+    """A namespace, key or field that no node would accept: wrong type, empty, or too long. Change the key."""
+
+
+class InvalidValue(Misuse):
+    """A value, TTL or metadata that no node would accept, or that cannot be serialized. Change the value."""
+
+
+class ConfigurationError(Misuse):
+    """A configuration that is malformed, out of bounds, inconsistent, or not signed by enough administrators.
+
+    The text names the field and what is allowed there. Correct the file, or ask an administrator for it.
+    """
+
+
+class KeyFileError(Misuse):
+    """A key file that is missing, readable by others, corrupt, or made for another role.
+
+    The text names the file and the command that puts it right. It never holds any part of the key.
+    """
+
+
+class PermissionDenied(QuorumCacheError):
+    """f+1 nodes, so at least one correct one, say that this writer may not do this. Nothing was written.
+
+    Retrying does not help: ask an administrator for the right, or use another key.
+    """
+
+
+class Unavailable(QuorumCacheError):
+    """Too few nodes answered, and nothing happened: no write was committed. Safe to try again, later."""
+
+
+class DeadlineExceeded(Unavailable):
+    """Time ran out before anything was committed. Safe to try again, perhaps with a longer timeout."""
+
+
+class ConfigurationMismatch(Unavailable):
+    """This side and the nodes hold different configurations (cluster, epoch or digest). Nothing happened.
+
+    The side with the lower epoch has to load the newer configuration; then try again.
+    """
+
+
+class OutcomeUnknown(QuorumCacheError):
+    """A write was sent for commit, and time ran out before q nodes confirmed it: it may take effect or not.
+
+    Read the key to learn which; write again only where writing twice does no harm.
+    """
+
+
+class PeerMisbehaved(QuorumCacheError):
+    """A peer did what no correct peer does. One such node changes no result; tell whoever runs it.
+
+    `node`: the name (or, before it is known, the address) of the peer.
+    """
+
+    def __init__(self, message: str, *, node: str) -> None:
+        super().__init__(message)
+        self.node = node
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions are pickled by their positional arguments alone, which would lose the keyword `node`
+        # on the way between processes.
+        return _rebuild, (type(self), str(self), self.node)
+
+
+class ProtocolViolation(PeerMisbehaved):
+    """The peer sent bytes that are no message, or one that the protocol forbids. Its session ends."""
+
+
+class WrongNodeKey(PeerMisbehaved):
+    """The peer at this address lacks the key that the configuration names: another cluster, or an impostor.
+
+    Check the address in the configuration first; then who answers there.
+    """
+
+
+def _rebuild(kind: type[PeerMisbehaved], message: str, node: str) -> PeerMisbehaved:
+    return kind(message, node=node)
