@@ -1,0 +1,439 @@
+"""What a cluster configuration is, the rules that it obeys, and what the rest of the core asks of it.
+
+Belongs here: the data, its bounds and consistency, the digest, shards and groups, rights. How a configuration
+is read from and written to a file is in core/config.py, from where all of this is imported too. Must not know
+who trusts it, where it is stored, or what time it is.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from zlib import crc32
+
+from quorumcache.core.placement import groups_for
+from quorumcache.errors import ConfigurationError
+
+US = 1_000_000
+
+CONFIGURATION_TAG = b"quorumcache configuration 1\0"
+GROUP_TAG = b"quorumcache group 1\0"
+
+NODES_MAX = 1000
+F_MAX = 33
+SHARDS_MAX = 65_536
+# Placing shards takes a step per node and shard; this many take a few seconds.
+PLACEMENT_STEPS_MAX = 1 << 22
+NAMESPACES_MAX = 1000
+WRITERS_MAX = 10_000
+ADMINS_MAX = 64
+WEIGHT_MAX = 1000
+TIME_US_MAX = (1 << 63) - 1
+VALUE_BYTES_MAX = 1 << 30
+TTL_S_MAX = (1 << 32) - 1
+KEY_BYTES = 32
+DIGEST_BYTES = 32
+SIGNATURE_BYTES = 64
+
+TYPES = ("register", "siblings", "counter", "set", "map")
+MODES = ("quorum", "primary")
+STATUSES = ("active", "retired", "revoked")
+EVERY_WRITER = ("*",)
+
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_ADDRESS = re.compile(r"(?:[a-zA-Z0-9_.-]{1,253}|\[[0-9a-fA-F:.%]{2,64}\]):([0-9]{1,5})")
+_NOBODY: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A node. `index` is its place in the list; `address` a hint: "host:port", or empty where not known."""
+
+    index: int
+    name: str
+    key: bytes
+    address: str
+    zone: str = ""
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WriterInfo:
+    """A writer. `status`: "active", "retired" (what it wrote stands) or "revoked" (what it wrote is gone)."""
+
+    name: str
+    key: bytes
+    status: str = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceInfo:
+    """A namespace. `writers` are names, or ("*",) for every writer listed; a limit of 0 is no limit."""
+
+    name: str
+    type: str = "register"
+    mode: str = "quorum"
+    writers: tuple[str, ...] = EVERY_WRITER
+    value_bytes_max: int = 0
+    ttl_s_max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The 3f+1 nodes that serve a shard.
+
+    `id`: BLAKE2b-128 of ``b"quorumcache group 1\\0"`` and the members' keys in ascending order, 16 bytes.
+    `members`: their indices, ascending.
+    """
+
+    id: bytes
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Configuration:
+    """A cluster configuration (protocol 9): valid by construction, or ConfigurationError says what is not.
+
+    `previous` is the digest of the predecessor, None only at epoch 1. `valid_until_us` 0 means no end. Two
+    are equal when their digests are.
+    """
+
+    cluster_id: str
+    f: int
+    admins: tuple[bytes, ...]
+    admins_needed: int
+    nodes: tuple[NodeInfo, ...]
+    namespaces: tuple[NamespaceInfo, ...] = ()
+    writers: tuple[WriterInfo, ...] = ()
+    epoch: int = 1
+    previous: bytes | None = None
+    shards: int = 1024
+    max_skew_us: int = 1 * US
+    op_time_us: int = 5 * US
+    grace_us: int = US // 5
+    valid_until_us: int = 0
+    oldest_epoch: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Configuration) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @cached_property
+    def n(self) -> int:
+        """Nodes in a group: 3f+1."""
+        return 3 * self.f + 1
+
+    @cached_property
+    def q(self) -> int:
+        """Nodes in a quorum: 2f+1."""
+        return 2 * self.f + 1
+
+    @cached_property
+    def digest(self) -> bytes:
+        """BLAKE2b-256 of ``b"quorumcache configuration 1\\0"`` and the canonical bytes."""
+        return blake2b(CONFIGURATION_TAG + canonical(self), digest_size=DIGEST_BYTES).digest()
+
+    @cached_property
+    def groups(self) -> dict[bytes, Group]:
+        """The distinct groups, by id."""
+        return {group.id: group for group in self.shard_groups}
+
+    @cached_property
+    def shard_groups(self) -> tuple[Group, ...]:
+        """The group of each shard, by the shard's number. Shards with the same members share one object."""
+        if self._only_group is not None:
+            return (self._only_group,) * self.shards
+        known: dict[tuple[int, ...], Group] = {}
+        found = []
+        for order in self._shard_orders:
+            members = tuple(sorted(order))
+            group = known.get(members)
+            if group is None:
+                group = known[members] = self._group(members)
+            found.append(group)
+        return tuple(found)
+
+    @cached_property
+    def _shard_orders(self) -> list[tuple[int, ...]]:
+        nodes = self.nodes
+        keys, weights, zones = [x.key for x in nodes], [x.weight for x in nodes], [x.zone for x in nodes]
+        return groups_for(keys, weights, zones, shards=self.shards, n=self.n)
+
+    @cached_property
+    def _only_group(self) -> Group | None:
+        """Where every node serves every shard, nothing has to be computed per shard to know the group."""
+        return self._group(tuple(range(self.n))) if len(self.nodes) == self.n else None
+
+    def _group(self, members: tuple[int, ...]) -> Group:
+        keys = sorted(self.nodes[index].key for index in members)
+        return Group(blake2b(GROUP_TAG + b"".join(keys), digest_size=16).digest(), members)
+
+    def shard_of(self, slot: bytes) -> int:
+        """The shard of a slot: CRC-32 of the slot without its field, modulo the number of shards.
+
+        `slot` is well-formed: u8 length | namespace | u16 length | key | u16 length | field, big-endian.
+        """
+        key_at = 3 + slot[0]
+        end = key_at + (slot[key_at - 2] << 8 | slot[key_at - 1])
+        return crc32(slot[:end]) % self.shards
+
+    def group_of(self, slot: bytes) -> Group:
+        """The group that serves a slot. `slot` as in `shard_of`."""
+        return self._only_group or self.shard_groups[self.shard_of(slot)]
+
+    def order_of_shard(self, shard: int) -> tuple[int, ...]:
+        """The members of the shard's group, as node indices, in rendezvous order (core/placement.py)."""
+        return self._shard_orders[shard]
+
+    @cached_property
+    def _nodes_by_key(self) -> dict[bytes, NodeInfo]:
+        return {node.key: node for node in self.nodes}
+
+    @cached_property
+    def _namespaces_by_name(self) -> dict[bytes, NamespaceInfo]:
+        return {namespace.name.encode("ascii"): namespace for namespace in self.namespaces}
+
+    @cached_property
+    def _revoked(self) -> frozenset[bytes]:
+        return frozenset(writer.key for writer in self.writers if writer.status == "revoked")
+
+    @cached_property
+    def _rights(self) -> dict[bytes, frozenset[bytes]]:
+        active = {writer.name: writer.key for writer in self.writers if writer.status == "active"}
+        everyone = frozenset(active.values())
+        return {
+            name: everyone
+            if namespace.writers == EVERY_WRITER
+            else frozenset(active[writer] for writer in namespace.writers if writer in active)
+            for name, namespace in self._namespaces_by_name.items()
+        }
+
+    def node_by_key(self, key: bytes) -> NodeInfo | None:
+        """The node that holds this public key, or None."""
+        return self._nodes_by_key.get(key)
+
+    def namespace(self, name: bytes) -> NamespaceInfo | None:
+        """The namespace of this name, or None."""
+        return self._namespaces_by_name.get(name)
+
+    def is_known_namespace(self, name: bytes) -> bool:
+        """Whether the configuration has a namespace of this name."""
+        return name in self._namespaces_by_name
+
+    def may_write(self, writer_key: bytes, namespace: bytes) -> bool:
+        """Whether the key belongs to an active writer with the right to write in the (known) namespace."""
+        return writer_key in self._rights.get(namespace, _NOBODY)
+
+    def is_revoked(self, writer_key: bytes) -> bool:
+        """Whether the key belongs to a revoked writer. An unknown key is not; it just may not write."""
+        return writer_key in self._revoked
+
+
+@dataclass(frozen=True, slots=True)
+class SignedConfiguration:
+    """A configuration with its administrators' signatures: pairs of (administrator's key, signature)."""
+
+    configuration: Configuration
+    signatures: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def signed_message(self) -> bytes:
+        """What each administrator signs: the tag and the configuration's digest."""
+        return CONFIGURATION_TAG + self.configuration.digest
+
+    def verify(self, verify: Callable[[bytes, bytes, bytes], bool]) -> None:
+        """Raise ConfigurationError unless enough of its own administrators signed it.
+
+        `verify(key, message, signature)` checks one signature. That the administrators are the right ones
+        does not follow: the first configuration has to come from a trusted place, and later ones from their
+        predecessor.
+        """
+        if len(self.signatures) > ADMINS_MAX:
+            raise _error("signatures", f"{len(self.signatures)} are too many; at most {ADMINS_MAX}")
+        message = self.signed_message
+        admins = set(self.configuration.admins)
+        signed: set[bytes] = set()
+        for key, signature in self.signatures:
+            if key in admins and key not in signed and verify(key, message, signature):
+                signed.add(key)
+        needed = self.configuration.admins_needed
+        if len(signed) < needed:
+            raise _error(
+                "signatures",
+                f"{len(signed)} of {len(admins)} administrators signed it, and {needed} are needed; "
+                "if the file was changed by hand, its signatures no longer fit: have it signed again",
+            )
+
+
+def to_document(config: Configuration) -> dict[str, object]:
+    """The configuration as dicts, lists, strings and integers, all fields present; bytes as lowercase hex."""
+    return {
+        "cluster_id": config.cluster_id,
+        "epoch": config.epoch,
+        "previous": None if config.previous is None else config.previous.hex(),
+        "f": config.f,
+        "shards": config.shards,
+        "max_skew_us": config.max_skew_us,
+        "op_time_us": config.op_time_us,
+        "grace_us": config.grace_us,
+        "valid_until_us": config.valid_until_us,
+        "oldest_epoch": config.oldest_epoch,
+        "admins": [key.hex() for key in config.admins],
+        "admins_needed": config.admins_needed,
+        "nodes": [
+            {"name": x.name, "key": x.key.hex(), "address": x.address, "zone": x.zone, "weight": x.weight}
+            for x in config.nodes
+        ],
+        "writers": [{"name": x.name, "key": x.key.hex(), "status": x.status} for x in config.writers],
+        "namespaces": [
+            {
+                "name": x.name,
+                "type": x.type,
+                "mode": x.mode,
+                "writers": list(x.writers),
+                "value_bytes_max": x.value_bytes_max,
+                "ttl_s_max": x.ttl_s_max,
+            }
+            for x in config.namespaces
+        ],
+    }
+
+
+def canonical(config: Configuration) -> bytes:
+    """The bytes that the digest covers: the document as JSON, keys sorted, no whitespace, ASCII only."""
+    document = to_document(config)
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def warnings_of(config: Configuration) -> list[str]:
+    """What is allowed and yet worth saying to whoever starts a node or client with this configuration."""
+    found = []
+    if config.f == 0:
+        found.append("f = 0: no node may be faulty, and one that lies is believed. For development only.")
+    zones = {node.zone for node in config.nodes}
+    if config.f > 0 and len(zones) > 1:
+        short = 0
+        for group in config.groups.values():
+            members = [config.nodes[index].zone for index in group.members]
+            short += max(members.count(zone) for zone in set(members)) > config.f
+        if short:
+            found.append(
+                f"{len(zones)} zones: in {short} of {len(config.groups)} groups one zone holds more than f = "
+                f"{config.f} members, so the loss of that zone stops them. Spread the nodes over more zones."
+            )
+    return found
+
+
+def _error(field: str, problem: str) -> ConfigurationError:
+    return ConfigurationError(f"configuration, {field}: {problem}")
+
+
+def _check(config: Configuration) -> None:
+    _check_name("cluster_id", config.cluster_id)
+    _check_range("epoch", config.epoch, 1, TIME_US_MAX)
+    if (config.previous is None) != (config.epoch == 1):
+        raise _error(
+            "previous", "the predecessor's digest is required from epoch 2 on, and absent at epoch 1"
+        )
+    if config.previous is not None:
+        _check_bytes("previous", config.previous, DIGEST_BYTES)
+    _check_range("oldest_epoch", config.oldest_epoch, 1, config.epoch)
+    _check_range("f", config.f, 0, F_MAX)
+    _check_range("shards", config.shards, 1, SHARDS_MAX)
+    _check_range("max_skew_us", config.max_skew_us, 1, 3600 * US)
+    _check_range("op_time_us", config.op_time_us, 1, 3600 * US)
+    _check_range("grace_us", config.grace_us, 0, config.op_time_us)
+    _check_range("valid_until_us", config.valid_until_us, 0, TIME_US_MAX)
+
+    _check_range("admins (how many)", len(config.admins), 1, ADMINS_MAX)
+    for index, key in enumerate(config.admins):
+        _check_bytes(f"admins[{index}]", key, KEY_BYTES)
+    _check_distinct("admins", (key.hex() for key in config.admins))
+    _check_range("admins_needed", config.admins_needed, len(config.admins) // 2 + 1, len(config.admins))
+
+    _check_range("nodes (how many)", len(config.nodes), 3 * config.f + 1, NODES_MAX)
+    if len(config.nodes) * config.shards > PLACEMENT_STEPS_MAX:
+        most = PLACEMENT_STEPS_MAX // len(config.nodes)
+        raise _error("shards", f"{config.shards} are too many for {len(config.nodes)} nodes; at most {most}")
+    for index, node in enumerate(config.nodes):
+        at = f"nodes[{index}]"
+        if node.index != index:
+            raise _error(f"{at}.index", f"{node.index}, but the node is number {index} in the list")
+        _check_name(f"{at}.name", node.name)
+        _check_bytes(f"{at}.key", node.key, KEY_BYTES)
+        _check_address(f"{at}.address", node.address)
+        if node.zone:
+            _check_name(f"{at}.zone", node.zone)
+        _check_range(f"{at}.weight", node.weight, 1, WEIGHT_MAX)
+    _check_distinct("nodes, name", (node.name for node in config.nodes))
+    _check_distinct("nodes, key", (node.key.hex() for node in config.nodes))
+
+    _check_range("writers (how many)", len(config.writers), 0, WRITERS_MAX)
+    for index, writer in enumerate(config.writers):
+        _check_name(f"writers[{index}].name", writer.name)
+        _check_bytes(f"writers[{index}].key", writer.key, KEY_BYTES)
+        _check_choice(f"writers[{index}].status", writer.status, STATUSES)
+    _check_distinct("writers, name", (writer.name for writer in config.writers))
+    _check_distinct("writers, key", (writer.key.hex() for writer in config.writers))
+
+    names = {writer.name for writer in config.writers}
+    _check_range("namespaces (how many)", len(config.namespaces), 0, NAMESPACES_MAX)
+    for index, namespace in enumerate(config.namespaces):
+        at = f"namespaces[{index}]"
+        _check_name(f"{at}.name", namespace.name)
+        _check_choice(f"{at}.type", namespace.type, TYPES)
+        _check_choice(f"{at}.mode", namespace.mode, MODES)
+        _check_range(f"{at}.value_bytes_max", namespace.value_bytes_max, 0, VALUE_BYTES_MAX)
+        _check_range(f"{at}.ttl_s_max", namespace.ttl_s_max, 0, TTL_S_MAX)
+        if namespace.writers != EVERY_WRITER:
+            _check_distinct(f"{at}.writers", namespace.writers)
+            for name in namespace.writers:
+                if name not in names:
+                    raise _error(
+                        f"{at}.writers",
+                        f'{name[:80]!r} is no writer; name one, or ["*"] alone for every writer',
+                    )
+    _check_distinct("namespaces, name", (namespace.name for namespace in config.namespaces))
+
+
+def _check_name(field: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise _error(field, f"{name[:80]!r} is not allowed; 1 to 64 of the characters a-z A-Z 0-9 _ . -")
+
+
+def _check_address(field: str, address: str) -> None:
+    match = _ADDRESS.fullmatch(address)
+    if address and (match is None or not 1 <= int(match[1]) <= 65_535):
+        raise _error(field, f"{address[:80]!r} is not allowed; host:port with a port of 1 to 65535, or empty")
+
+
+def _check_bytes(field: str, value: bytes, length: int) -> None:
+    if len(value) != length:
+        raise _error(
+            field, f"{len(value)} bytes are not allowed; exactly {length} bytes ({2 * length} hex digits)"
+        )
+
+
+def _check_range(field: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise _error(field, f"{value} is not allowed; {low} to {high}")
+
+
+def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise _error(field, f"{value[:80]!r} is not allowed; one of {', '.join(choices)}")
+
+
+def _check_distinct(field: str, values: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise _error(field, f"{value[:80]!r} occurs twice; each may occur once")
+        seen.add(value)
