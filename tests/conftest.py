@@ -1,4 +1,4 @@
-"""What holds for all tests: hypothesis times nothing, since a busy machine is not a bug, and prints how to replay."""
+"""For all tests: hypothesis times nothing, since a busy machine is not a bug, and prints how to replay."""
 
 from hypothesis import HealthCheck, settings
 
