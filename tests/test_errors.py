@@ -9,9 +9,7 @@ import pytest
 from quorumcache import errors
 
 ALL = [
-    value
-    for value in vars(errors).values()
-    if inspect.isclass(value) and issubclass(value, errors.QuorumCacheError)
+    value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, errors.QuorumCacheError)
 ]
 
 

@@ -94,9 +94,7 @@ def parse_toml(text: str) -> SignedConfiguration:
     for table in _Table({"signatures": document.pop("signatures", [])}, "").tables("signatures", ADMINS_MAX):
         signature = table.data("signature")
         if len(signature) != SIGNATURE_BYTES:
-            raise table.error(
-                "signature", f"{len(signature)} bytes; exactly {SIGNATURE_BYTES}, as hex digits"
-            )
+            raise table.error("signature", f"{len(signature)} bytes; exactly {SIGNATURE_BYTES}, as hex digits")
         signatures.append((table.data("admin"), signature))
         table.done()
     return SignedConfiguration(from_document(document), tuple(signatures))
@@ -185,9 +183,7 @@ class _Table:
 
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, dict):
-            raise ConfigurationError(
-                f"configuration, {path or 'document'}: {_kind(value)}; a table is needed"
-            )
+            raise ConfigurationError(f"configuration, {path or 'document'}: {_kind(value)}; a table is needed")
         self._fields: dict[object, object] = value
         self._path = path
         self._asked: set[str] = set()
@@ -252,9 +248,7 @@ class _Table:
 
 def _hex(text: str, at: str) -> bytes:
     if not _HEX.fullmatch(text):
-        raise ConfigurationError(
-            f"configuration, {at}: {text[:80]!r} is not lowercase hex digits, two per byte"
-        )
+        raise ConfigurationError(f"configuration, {at}: {text[:80]!r} is not lowercase hex digits, two per byte")
     return bytes.fromhex(text)
 
 

@@ -339,9 +339,7 @@ def _check(config: Configuration) -> None:
     _check_name("cluster_id", config.cluster_id)
     _check_range("epoch", config.epoch, 1, TIME_US_MAX)
     if (config.previous is None) != (config.epoch == 1):
-        raise _error(
-            "previous", "the predecessor's digest is required from epoch 2 on, and absent at epoch 1"
-        )
+        raise _error("previous", "the predecessor's digest is required from epoch 2 on, and absent at epoch 1")
     if config.previous is not None:
         _check_bytes("previous", config.previous, DIGEST_BYTES)
     _check_range("oldest_epoch", config.oldest_epoch, 1, config.epoch)
@@ -416,9 +414,7 @@ def _check_address(field: str, address: str) -> None:
 
 def _check_bytes(field: str, value: bytes, length: int) -> None:
     if len(value) != length:
-        raise _error(
-            field, f"{len(value)} bytes are not allowed; exactly {length} bytes ({2 * length} hex digits)"
-        )
+        raise _error(field, f"{len(value)} bytes are not allowed; exactly {length} bytes ({2 * length} hex digits)")
 
 
 def _check_range(field: str, value: int, low: int, high: int) -> None:

@@ -44,9 +44,7 @@ def groups_for(
     assert len(keys) == len(weights) == len(zones)
     assert 0 < n <= len(keys)
     one_zone = len(set(zones)) == 1
-    return [
-        tuple(order[:n]) if one_zone else _spread(order, zones, n) for order in orders(keys, weights, shards)
-    ]
+    return [tuple(order[:n]) if one_zone else _spread(order, zones, n) for order in orders(keys, weights, shards)]
 
 
 def orders(keys: Sequence[bytes], weights: Sequence[int], shards: int) -> Iterator[list[int]]:

@@ -41,8 +41,7 @@ def document(nodes: int = 4, **changes: Any) -> dict[str, Any]:
         "admins": [key("admin a").hex(), key("admin b").hex(), key("admin c").hex()],
         "admins_needed": 2,
         "nodes": [
-            {"name": f"n{i}", "key": key(f"node {i}").hex(), "address": f"127.0.0.1:{7001 + i}"}
-            for i in range(nodes)
+            {"name": f"n{i}", "key": key(f"node {i}").hex(), "address": f"127.0.0.1:{7001 + i}"} for i in range(nodes)
         ],
         "writers": [
             {"name": "alice", "key": key("alice").hex()},
@@ -170,8 +169,7 @@ def test_the_digest_covers_every_field() -> None:
         for new in others(place[where]):
             old, place[where] = place[where], new
             digest = blake2b(
-                b"quorumcache configuration 1\0"
-                + json.dumps(plain, sort_keys=True, separators=(",", ":")).encode(),
+                b"quorumcache configuration 1\0" + json.dumps(plain, sort_keys=True, separators=(",", ":")).encode(),
                 digest_size=32,
             ).digest()
             assert digest not in digests
@@ -357,9 +355,7 @@ def test_rights() -> None:
         if config.may_write(key(name), namespace.encode())
     }
     assert may == {("alice", "default"), ("dave", "default"), ("dave", "private")}
-    assert [name for name in ("alice", "bob", "carol", "mallory") if config.is_revoked(key(name))] == [
-        "carol"
-    ]
+    assert [name for name in ("alice", "bob", "carol", "mallory") if config.is_revoked(key(name))] == ["carol"]
     assert config.is_known_namespace(b"closed")
     assert not config.is_known_namespace(b"unknown")
     private = config.namespace(b"private")

@@ -82,19 +82,13 @@ def test_members_are_distinct_and_zones_share_evenly(
 
 
 @given(clusters(), st.randoms(use_true_random=False))
-def test_listing_order_does_not_matter(
-    case: tuple[list[bytes], list[int], list[str], int], random: Random
-) -> None:
+def test_listing_order_does_not_matter(case: tuple[list[bytes], list[int], list[str], int], random: Random) -> None:
     keys, weights, zones, n = case
     mixed = list(range(len(keys)))
     random.shuffle(mixed)
     first = groups_for(keys, weights, zones, shards=9, n=n)
-    second = groups_for(
-        [keys[i] for i in mixed], [weights[i] for i in mixed], [zones[i] for i in mixed], shards=9, n=n
-    )
-    assert [[keys[i] for i in group] for group in first] == [
-        [keys[mixed[i]] for i in group] for group in second
-    ]
+    second = groups_for([keys[i] for i in mixed], [weights[i] for i in mixed], [zones[i] for i in mixed], shards=9, n=n)
+    assert [[keys[i] for i in group] for group in first] == [[keys[mixed[i]] for i in group] for group in second]
 
 
 @given(st.integers(0, 10**6), st.integers(1, 1000), st.integers(4, 12))
@@ -113,9 +107,7 @@ def test_floats_decide_nothing_that_integers_decide_otherwise(monkeypatch: pytes
     keys = [key(i) for i in range(12)]
     weights = [1 + i % 5 for i in range(12)]
     by_float = list(orders(keys, weights, 200))
-    monkeypatch.setattr(
-        placement, "_CLOSE", 10.0
-    )  # no difference is large enough: integers decide everything
+    monkeypatch.setattr(placement, "_CLOSE", 10.0)  # no difference is large enough: integers decide everything
     assert list(orders(keys, weights, 200)) == by_float
 
 

@@ -192,9 +192,7 @@ def test_corrupt_files_get_a_clear_error_without_the_secret(tmp_path: Path, text
 
 
 @given(st.binary(max_size=300))
-def test_no_content_gets_anything_but_a_clear_error(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_no_content_gets_anything_but_a_clear_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("keys") / "a.key"
     path.write_bytes(content)
     path.chmod(0o600)

@@ -1,0 +1,168 @@
+"""Intents, grants, certificates: the strings that are signed, and the one verifier of all that is received.
+
+Signing and verifying are injected (`wire/keys.py` has the real ones, the simulator may have others), so this module
+knows no cryptography beyond hashing. It must not know messages' flow, slots' state or time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from quorumcache.core import merkle
+from quorumcache.core.config import Configuration, Group
+from quorumcache.core.model import (
+    BATCH_COUNT_MAX,
+    Certificate,
+    Entry,
+    Header,
+    Malformed,
+    digest_of,
+    header_value_hash,
+    parse_header,
+    value_hash_of,
+)
+from quorumcache.core.quorum import is_bitmap
+
+Sign = Callable[[bytes], bytes]
+Verify = Callable[[bytes, bytes, bytes], bool]
+
+_INTENT_TAG: Final = b"quorumcache intent 1\x00"
+_GRANT_TAG: Final = b"quorumcache grant 1\x00"
+
+
+def intent_string(configuration: bytes, group: bytes, root: bytes) -> bytes:
+    """What a writer signs for a batch: tag, configuration digest (32), group (16), root (32)."""
+    return b"".join((_INTENT_TAG, configuration, group, root))
+
+
+def grant_string(configuration: bytes, group: bytes, root: bytes, bitmap: bytes) -> bytes:
+    """What a node signs to promise the headers in `bitmap`: tag, configuration digest, group, root, bitmap."""
+    return b"".join((_GRANT_TAG, configuration, group, root, bitmap))
+
+
+class Batch(msgspec.Struct, eq=False):
+    """A verified certificate as nodes and clients keep it: shared by the entries of its batch. `leaves` holds the
+    batch's digests where they are known (then paths can be made), else it is empty. `counts[i]` says how many grants
+    promise header i, or is empty where every grant promises all."""
+
+    certificate: Certificate
+    leaves: bytes
+    counts: bytes
+
+
+class Verifier:
+    """Verifies signatures, certificates and entries, and remembers signatures already checked.
+
+    The memory is keyed by signer, signature and the whole signed string: by less than that, a bad signature could
+    ride on a cached good one (protocol 2). At most `remembered_max` signatures, oldest out first. `chain` maps digests
+    to the configurations whose certificates count.
+    """
+
+    def __init__(self, verify: Verify, chain: Sequence[Configuration], *, remembered_max: int = 8192) -> None:
+        self._verify = verify
+        self._remembered: dict[bytes, None] = {}
+        self._remembered_max = remembered_max
+        self.chain: dict[bytes, Configuration] = {c.digest: c for c in chain}
+        self.verified_count = 0
+
+    def remember(self, signer: bytes, message: bytes, signature: bytes) -> None:
+        """Note a signature as good: one that was just made, or checked."""
+        remembered = self._remembered
+        if len(remembered) >= self._remembered_max:
+            # Old ones leave in one sweep: popping one at a time from a dict's front is quadratic.
+            for key in list(remembered)[: self._remembered_max // 4 + 1]:
+                del remembered[key]
+        remembered[signer + signature + message] = None
+
+    def is_signed(self, signer: bytes, message: bytes, signature: bytes) -> bool:
+        """Whether `signature` (64 bytes) by `signer` (32 bytes) over `message` is good."""
+        if len(signature) != 64:
+            return False
+        if signer + signature + message in self._remembered:
+            return True
+        self.verified_count += 1
+        if not self._verify(signer, message, signature):
+            return False
+        self.remember(signer, message, signature)
+        return True
+
+    def check_certificate(self, certificate: Certificate) -> tuple[Configuration, Group, bytes]:
+        """Check form and all signatures of a certificate, but not which headers belong to it.
+
+        Returns its configuration, its group, and how many grants promise each header (one byte per header; empty
+        where all grants promise all). Raises Malformed with the reason otherwise.
+        """
+        configuration = self.chain.get(certificate.configuration)
+        if configuration is None:
+            raise Malformed("the certificate names a configuration that is not known or no longer counts")
+        group = configuration.groups.get(certificate.group)
+        if group is None:
+            raise Malformed("the certificate names a group that its configuration does not have")
+        count = certificate.count
+        grants = certificate.grants
+        if not 1 <= count <= BATCH_COUNT_MAX or len(certificate.root) != 32 or len(certificate.writer) != 32:
+            raise Malformed("the certificate's batch is not of the right form")
+        if not configuration.q <= len(grants) <= configuration.n:
+            raise Malformed("the certificate has fewer grants than a quorum, or more than the group has nodes")
+        full = ((1 << count) - 1).to_bytes((count + 7) >> 3, "little")
+        last = -1
+        members = group.members
+        uneven = False
+        for grant in grants:
+            if grant.node <= last:
+                raise Malformed("the certificate's grants are not from distinct nodes in order")
+            last = grant.node
+            if last not in members:
+                raise Malformed("the certificate has a grant from outside its group")
+            if grant.bitmap != full:
+                if not is_bitmap(grant.bitmap, count):
+                    raise Malformed("a grant's bitmap has not the form that the batch requires")
+                uneven = True
+        head = (certificate.configuration, certificate.group, certificate.root)
+        if not self.is_signed(certificate.writer, intent_string(*head), certificate.signature):
+            raise Malformed("the certificate's intent is not signed by its writer")
+        for grant in grants:
+            message = grant_string(*head, grant.bitmap)
+            if not self.is_signed(configuration.nodes[grant.node].key, message, grant.signature):
+                raise Malformed("the certificate has a grant that its node did not sign")
+        counts = b""
+        if uneven:
+            counts = bytes(sum(g.bitmap[i >> 3] >> (i & 7) & 1 for g in grants) for i in range(count))
+        return configuration, group, counts
+
+    def check_header(self, raw: bytes, certificate: Certificate, configuration: Configuration, group: Group) -> Header:
+        """Parse a header that claims to be of the certificate's batch; its place in the tree is checked elsewhere."""
+        header = parse_header(raw)
+        if header.writer != certificate.writer:
+            raise Malformed("the header's writer is not the intent's signer")
+        if configuration.group_of(header.slot) is not group:
+            raise Malformed("the header's slot does not belong to the certificate's group")
+        return header
+
+    def check_entry(self, entry: Entry, *, with_value: bool = True) -> Header:
+        """Verify an entry that stands alone, with its path. Without its value where `with_value` is false, as in the
+        proof of a refusal. Returns its header; raises Malformed with the reason otherwise."""
+        certificate = entry.certificate
+        configuration, group, counts = self.check_certificate(certificate)
+        root = merkle.root_from_path(digest_of(entry.header), entry.position, certificate.count, entry.path)
+        if root != certificate.root:
+            raise Malformed("the entry's path does not lead to its certificate's root")
+        if counts and counts[entry.position] < configuration.q:
+            raise Malformed("too few grants promise this header")
+        header = self.check_header(entry.header, certificate, configuration, group)
+        if with_value:
+            check_value(entry.header, entry.salted)
+        return header
+
+    def batch_of(self, entry: Entry) -> Batch:
+        """The batch of an entry that `check_entry` found valid, as nodes keep it."""
+        return Batch(entry.certificate, b"", self.check_certificate(entry.certificate)[2])
+
+
+def check_value(header: bytes, salted: bytes) -> None:
+    """Check salt and value against the header that names their hash and size; raises Malformed."""
+    if value_hash_of(salted) != header_value_hash(header) or len(salted) - 16 != int.from_bytes(header[83:87], "big"):
+        raise Malformed("the value is not the one that its header names")

@@ -1,0 +1,326 @@
+"""The client's side of the protocol, for many operations at once (protocol 4).
+
+Operations are queued by `read` and `write`, and leave together at `flush`: one batch per group. `receive` takes
+replies, `wake` time. What is to be sent collects in `outbox`, what ended in `done`; `deadline_us` is when to wake it
+next. Each operation is a machine of its own (read.py, settle.py, write.py); this module queues, numbers, routes and
+times them.
+It must not know sockets, futures or keys.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any, Final
+
+from quorumcache.core import messages as m
+from quorumcache.core.certificate import Sign, Verifier
+from quorumcache.core.clock import ClusterClock
+from quorumcache.core.config import Configuration, Group
+from quorumcache.core.machine import Machine
+from quorumcache.core.model import BATCH_COUNT_MAX
+from quorumcache.core.outcome import DENIED, UNAVAILABLE, Failed, Outcome
+from quorumcache.core.read import ReadBatch
+from quorumcache.core.settle import Settle
+from quorumcache.core.write import PendingWrite, WriteBatch
+
+_AHEAD_MAX: Final = 4096
+_SUSPICION_MAX: Final = 64.0
+
+Token = Any
+
+
+class Coordinator:
+    """Runs a client's operations against the nodes of `configuration`.
+
+    `writer` (32 bytes) and `sign` are the writer's key; None for a client that only reads. `nonce` is a random u64,
+    `random_bytes` gives salts, `first_id` is a random start for request ids. `guess_us` is the first guess of cluster
+    time minus the own clock. `now_us` everywhere is the client's own monotonic clock.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        verifier: Verifier,
+        *,
+        writer: bytes | None,
+        sign: Sign | None,
+        nonce: int,
+        random_bytes: Callable[[int], bytes],
+        first_id: int,
+        guess_us: int,
+    ) -> None:
+        self.configuration = configuration
+        self.verifier = verifier
+        self.writer = writer
+        self.sign = sign
+        self.nonce = nonce
+        self.random_bytes = random_bytes
+        self.clock = ClusterClock(configuration.q, guess_us)
+        #: (nodes, request): what to send. The driver takes the list and empties it.
+        self.outbox: list[tuple[tuple[int, ...], m.Request]] = []
+        #: (token, outcome): operations that ended. The driver takes the list and empties it.
+        self.done: list[tuple[Token, Outcome]] = []
+        self._next_id = first_id
+        self._routes: dict[int, Machine] = {}
+        self._timers: list[tuple[int, int, Machine]] = []
+        self._timer_count = 0
+        self._reads: dict[bytes, list[Token]] = {}
+        self._full_reads: dict[bytes, list[Token]] = {}
+        self._ready: dict[bytes, PendingWrite] = {}
+        self._in_flight: dict[bytes, PendingWrite] = {}
+        self._behind: dict[bytes, PendingWrite] = {}
+        self._delayed: list[tuple[int, int, PendingWrite]] = []
+        self._ahead: dict[bytes, int] = {}
+        self._suspicion = [0.0] * len(configuration.nodes)
+        self._unreachable: set[int] = set()
+        self._preferred: dict[bytes, tuple[int, ...]] = {}
+        self._turn = 0
+        self.counts: dict[str, int] = {
+            "reads_fast": 0,
+            "reads_settled": 0,
+            "reads_missed": 0,
+            "write_attempts": 0,
+            "writes_overtaken": 0,
+            "lies_rejected": 0,
+        }
+
+    # --- what the driver calls ---
+
+    def read(self, slot: bytes, token: Token, *, full: bool = False) -> None:
+        """Queue a read. With `full`, the outcome carries the whole entry with its certificate."""
+        queue = self._full_reads if full else self._reads
+        waiting = queue.get(slot)
+        if waiting is None:
+            queue[slot] = [token]
+        else:
+            # A read joins another only while that one has not been sent (protocol 4).
+            waiting.append(token)
+
+    def write(
+        self,
+        slot: bytes,
+        kind: int,
+        value: bytes,
+        expires_at_us: int,
+        token: Token,
+        metadata: bytes = b"",
+    ) -> None:
+        """Queue a write. Behind one in flight on the same slot, all that queue up collapse into the newest."""
+        if self.sign is None:
+            self.done.append((token, Failed(DENIED, "this client has no writer's key")))
+            return
+        queue = self._behind if slot in self._in_flight else self._ready
+        before = queue.get(slot)
+        write = PendingWrite(slot, kind, value, expires_at_us, metadata, [token])
+        if before is not None:
+            write.tokens = before.tokens
+            write.tokens.append(token)
+        queue[slot] = write
+
+    def flush(self, now_us: int) -> None:
+        """Send what is queued: per group, one batch of reads and one of writes (more where bounds ask for it)."""
+        if self._reads:
+            reads, self._reads = self._reads, {}
+            for group, slots in self._by_group(reads):
+                for at in range(0, len(slots), m.READ_SLOTS_MAX):
+                    part = slots[at : at + m.READ_SLOTS_MAX]
+                    batch = ReadBatch(self, group, part, [reads[slot] for slot in part], now_us)
+                    self.schedule(batch)
+        if self._full_reads:
+            full_reads, self._full_reads = self._full_reads, {}
+            for group, slots in self._by_group(full_reads):
+                self.settle(group, slots, [full_reads[slot] for slot in slots], now_us, now_us)
+        if self._ready:
+            ready, self._ready = self._ready, {}
+            self._in_flight.update(ready)
+            for group, slots in self._by_group(ready):
+                self._propose(group, [ready[slot] for slot in slots], now_us)
+
+    def receive(self, node: int, reply: m.Reply, now_us: int) -> None:
+        """Take a node's reply. One that answers nothing in flight is only good for its clock."""
+        self.clock.report(node, reply.clock_us, now_us)
+        machine = self._routes.get(reply.id)
+        if machine is None:
+            return
+        machine.receive(reply.id, node, reply, now_us)
+        if machine.deadline_us < machine.scheduled_us:
+            self.schedule(machine)
+
+    def wake(self, now_us: int) -> None:
+        """Do what is due: resends, hedges, ends of grace times, deadlines, and writes that waited for the clock."""
+        timers = self._timers
+        while timers and timers[0][0] <= now_us:
+            due_us, _, machine = heapq.heappop(timers)
+            if machine.finished or due_us != machine.scheduled_us:
+                continue  # Stale: the machine ended, or was scheduled anew.
+            if machine.deadline_us <= now_us:
+                machine.wake(now_us)
+                machine.deadline_us = max(machine.deadline_us, now_us + 1)
+            self.schedule(machine)
+            timers = self._timers
+        due: dict[bytes, PendingWrite] = {}
+        while self._delayed and self._delayed[0][0] <= now_us:
+            write = heapq.heappop(self._delayed)[2]
+            due[write.slot] = write
+        for group, slots in self._by_group(due):
+            self._propose(group, [due[slot] for slot in slots], now_us)
+
+    @property
+    def deadline_us(self) -> int | None:
+        """When to call `wake` next, or None."""
+        timers = self._timers
+        while timers and (timers[0][2].finished or timers[0][0] != timers[0][2].scheduled_us):
+            heapq.heappop(timers)
+        first = timers[0][0] if timers else None
+        if self._delayed and (first is None or self._delayed[0][0] < first):
+            first = self._delayed[0][0]
+        return first
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued or in flight."""
+        return not (self._routes or self._reads or self._full_reads or self._ready or self._in_flight)
+
+    def reachable(self, node: int, reachable: bool) -> None:
+        """The driver's news of a node: those that cannot be reached are not asked for values first."""
+        (self._unreachable.discard if reachable else self._unreachable.add)(node)
+        self._preferred.clear()
+
+    # --- what the machines call ---
+
+    def send(self, nodes: tuple[int, ...], request: m.Request) -> None:
+        """Send a request to some nodes."""
+        self.outbox.append((nodes, request))
+
+    def new_id(self, machine: Machine) -> int:
+        """A fresh request id, whose replies go to `machine` until `forget`."""
+        self._next_id = (self._next_id + 1) & ((1 << 63) - 1)
+        self._routes[self._next_id] = machine
+        return self._next_id
+
+    def forget(self, request_id: int) -> None:
+        """No further reply to this request matters."""
+        self._routes.pop(request_id, None)
+
+    def schedule(self, machine: Machine) -> None:
+        """Wake `machine` at its deadline."""
+        if not machine.finished:
+            machine.scheduled_us = machine.deadline_us
+            self._timer_count += 1
+            heapq.heappush(self._timers, (machine.deadline_us, self._timer_count, machine))
+            if len(self._timers) > 64 + 8 * len(self._routes):
+                # Ended machines leave their timers behind: sweep them before they pile up.
+                self._timers = [t for t in self._timers if not t[2].finished and t[0] == t[2].scheduled_us]
+                heapq.heapify(self._timers)
+
+    def finish(self, tokens: list[Token], outcome: Outcome) -> None:
+        """An operation ended, for all who wait for it."""
+        done = self.done
+        for token in tokens:
+            done.append((token, outcome))
+
+    def settle(
+        self,
+        group: Group,
+        slots: list[bytes],
+        tokens: list[list[Token]],
+        started_us: int,
+        now_us: int,
+    ) -> None:
+        """Read these slots in full, for operations that began at `started_us`."""
+        for at in range(0, len(slots), m.READ_FULL_SLOTS_MAX):
+            end = at + m.READ_FULL_SLOTS_MAX
+            self.schedule(Settle(self, group, slots[at:end], tokens[at:end], started_us, now_us))
+
+    def retry(self, write: PendingWrite, not_before_us: int, now_us: int) -> None:
+        """Propose a refused write again, not before the given time of the own clock."""
+        if max(not_before_us, now_us) >= write.deadline_us:
+            detail = f"after {write.attempt} attempts: {write.trouble or 'no quorum granted it'}"
+            self.finish_write(write, Failed(UNAVAILABLE, detail))
+            return
+        self._timer_count += 1
+        heapq.heappush(self._delayed, (max(not_before_us, now_us), self._timer_count, write))
+
+    def finish_write(self, write: PendingWrite, outcome: Outcome) -> None:
+        """A write ended; what collapsed behind it becomes ready."""
+        self.finish(write.tokens, outcome)
+        del self._in_flight[write.slot]
+        behind = self._behind.pop(write.slot, None)
+        if behind is not None:
+            self._ready[write.slot] = behind
+
+    def has_ready(self) -> bool:
+        """Whether something became ready that `flush` should send."""
+        return bool(self._ready)
+
+    def note_ahead(self, slot: bytes, time_us: int, now_us: int) -> None:
+        """Remember a slot's highest known stamp time, where it lies ahead of cluster time: all others are below any
+        time that is proposed later, so they need no memory."""
+        if time_us > self._ahead.get(slot, 0):
+            if len(self._ahead) >= _AHEAD_MAX:
+                present_us = self.clock.time_us(now_us)
+                self._ahead = {s: t for s, t in self._ahead.items() if t > present_us}
+                while len(self._ahead) >= _AHEAD_MAX:
+                    del self._ahead[next(iter(self._ahead))]
+            self._ahead[slot] = time_us
+
+    def ahead_of(self, slot: bytes) -> int:
+        """The slot's highest known stamp time, where that lay ahead of cluster time; else 0."""
+        return self._ahead.get(slot, 0) if self._ahead else 0
+
+    def suspect(self, node: int, weight: float, lie: bool = False) -> None:
+        """Advisory (protocol 8): a node was late, or lied. Changes whom to ask first, never an outcome."""
+        if lie:
+            self.counts["lies_rejected"] += 1
+        self._suspicion[node] = min(self._suspicion[node] + weight, _SUSPICION_MAX)
+        self._preferred.clear()
+
+    def forgive(self) -> None:
+        """Let suspicion fade; the driver calls it about once a second."""
+        self._suspicion = [s * 0.9 if s > 0.1 else 0.0 for s in self._suspicion]
+        self._preferred.clear()
+
+    def preferred(self, group: Group) -> tuple[int, ...]:
+        """The q members to ask for values, most trusted first, taking turns."""
+        nodes = self._preferred.get(group.id)
+        if nodes is None:
+            ranked = sorted(group.members, key=lambda n: (n in self._unreachable, self._suspicion[n]))
+            worst = self._suspicion[ranked[0]] + 1.0
+            good = [n for n in ranked if n not in self._unreachable and self._suspicion[n] <= worst] or ranked[:1]
+            nodes = self._preferred[group.id] = tuple(good)
+        self._turn += 1
+        turn = self._turn % len(nodes)
+        return nodes[turn:] + nodes[:turn]
+
+    # --- inside ---
+
+    def _by_group(self, slots: dict[bytes, Any]) -> list[tuple[Group, list[bytes]]]:
+        if not slots:
+            return []
+        group_of = self.configuration.group_of
+        if len(self.configuration.groups) == 1:
+            everything = list(slots)
+            return [(group_of(everything[0]), everything)]
+        groups: dict[bytes, tuple[Group, list[bytes]]] = {}
+        for slot in slots:
+            group = group_of(slot)
+            found = groups.get(group.id)
+            if found is None:
+                groups[group.id] = (group, [slot])
+            else:
+                found[1].append(slot)
+        return list(groups.values())
+
+    def _propose(self, group: Group, writes: list[PendingWrite], now_us: int) -> None:
+        batch: list[PendingWrite] = []
+        size = 0
+        for write in writes:
+            cost = len(write.value) + len(write.slot) + 256
+            if batch and (len(batch) >= BATCH_COUNT_MAX or size + cost > m.BATCH_BYTES_MAX):
+                self.schedule(WriteBatch(self, group, batch, now_us))
+                batch, size = [], 0
+            batch.append(write)
+            size += cost
+        if batch:
+            self.schedule(WriteBatch(self, group, batch, now_us))

@@ -1,0 +1,32 @@
+"""The common shape of a client's operations in flight. It must not know any of them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quorumcache.core import messages as m
+
+RESEND_US: Final = 250_000
+RESEND_US_MAX: Final = 2_000_000
+#: After q answers, how long a read waits for more, or for a value, before it asks another way.
+HEDGE_US: Final = 20_000
+
+
+class Machine:
+    """An operation, or a batch of them, in flight. `deadline_us` is when it next wants `wake`; `scheduled_us` is the
+    coordinator's note of when it will get it."""
+
+    __slots__ = ("deadline_us", "finished", "scheduled_us")
+
+    def __init__(self, deadline_us: int) -> None:
+        self.deadline_us = deadline_us
+        self.scheduled_us = deadline_us
+        self.finished = False
+
+    def receive(self, request_id: int, node: int, reply: m.Reply, now_us: int) -> None:
+        """Take a reply to one of its requests."""
+        raise NotImplementedError
+
+    def wake(self, now_us: int) -> None:
+        """Do what is due by now."""
+        raise NotImplementedError

@@ -1,0 +1,68 @@
+"""Merkle roots and paths of a batch: the shape of RFC 6962, with BLAKE2b-256.
+
+A leaf is a header's digest (its bytes open with the leaf domain 0x00); an inner node hashes 0x01 and its two children;
+the root hashes 0x03, the count of leaves (u32) and the top. A level's odd last node moves up unhashed, which gives
+RFC 6962's tree. This module must not know what a leaf stands for.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+_NODE = b"\x01"
+_ROOT = b"\x03"
+
+
+def root_of(leaves: bytes) -> bytes:
+    """The root (32 bytes) over `leaves`, the 32-byte digests joined in order; at least one."""
+    count = len(leaves) >> 5
+    if not count or len(leaves) & 31:
+        raise ValueError("leaves are 32 bytes each, at least one")
+    level = leaves
+    while len(level) > 32:
+        level = _next_level(level)
+    return blake2b(_ROOT + count.to_bytes(4, "big") + level, digest_size=32).digest()
+
+
+def _next_level(level: bytes) -> bytes:
+    paired = len(level) & ~63
+    above = [blake2b(_NODE + level[at : at + 64], digest_size=32).digest() for at in range(0, paired, 64)]
+    if paired != len(level):
+        above.append(level[paired:])
+    return b"".join(above)
+
+
+def path_of(leaves: bytes, position: int) -> bytes:
+    """The siblings (32 bytes each, joined, from the leaf up) that lead from leaf `position` to the root."""
+    if not 0 <= position < len(leaves) >> 5:
+        raise ValueError("no such leaf")
+    path = []
+    level = leaves
+    while len(level) > 32:
+        at = (position ^ 1) << 5
+        if at < len(level):
+            path.append(level[at : at + 32])
+        level = _next_level(level)
+        position >>= 1
+    return b"".join(path)
+
+
+def root_from_path(leaf: bytes, position: int, count: int, path: bytes) -> bytes | None:
+    """The root (32 bytes) to which `path` leads from `leaf`, or None where the path has not the shape that
+    `position` and `count` require."""
+    if not 0 <= position < count or len(path) & 31:
+        return None
+    node, at, index, last = leaf, 0, position, count - 1
+    while last:
+        if index ^ 1 <= last:
+            sibling = path[at : at + 32]
+            if len(sibling) != 32:
+                return None
+            pair = sibling + node if index & 1 else node + sibling
+            node = blake2b(_NODE + pair, digest_size=32).digest()
+            at += 32
+        index >>= 1
+        last >>= 1
+    if at != len(path):
+        return None
+    return blake2b(_ROOT + count.to_bytes(4, "big") + node, digest_size=32).digest()

@@ -1,0 +1,243 @@
+"""Every message of the protocol, in one table (`REQUESTS`, `REPLIES`).
+
+Shapes and bounds only: what a node or a client does with them is in node.py, read.py and write.py; how they become
+bytes is in wire/codec.py. A reply carries its request's id, which serves as the nonce of the protocol page, and the
+node's clock at the time of the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from quorumcache.core.model import (
+    BATCH_COUNT_MAX,
+    HEADER_BYTES_MAX,
+    SALT_BYTES,
+    SLOT_BYTES_MAX,
+    VALUE_BYTES_MAX,
+    Certificate,
+    Entry,
+)
+
+READ_SLOTS_MAX: Final = 1024
+#: Full answers carry values and certificates: few at a time, so that a reply stays within a frame.
+READ_FULL_SLOTS_MAX: Final = 8
+#: A node stops adding values to a reply beyond this; the client asks again for those left out.
+REPLY_VALUES_BYTES_MAX: Final = 4 << 20
+#: Headers and values of one prepare or commit; a client splits what is larger.
+BATCH_BYTES_MAX: Final = 4 << 20
+REPORT_SHARDS_MAX: Final = 256
+REPORT_ENTRIES_MAX: Final = 64
+PATH_BYTES_MAX: Final = 32 * 10
+GROUP_NODES_MAX: Final = 100
+
+Id = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+TimeUs = Annotated[int, Meta(ge=0, le=(1 << 62))]
+Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
+GroupId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
+Bitmap = Annotated[bytes, Meta(max_length=BATCH_COUNT_MAX // 8)]
+Index = Annotated[int, Meta(ge=0, lt=BATCH_COUNT_MAX)]
+HeaderBytes = Annotated[bytes, Meta(max_length=HEADER_BYTES_MAX)]
+SaltedBytes = Annotated[bytes, Meta(max_length=SALT_BYTES + VALUE_BYTES_MAX)]
+SlotBytes = Annotated[bytes, Meta(max_length=SLOT_BYTES_MAX)]
+PathBytes = Annotated[bytes, Meta(max_length=PATH_BYTES_MAX)]
+
+# Why a node refuses one header (protocol 3, prepare).
+DENIED: Final = 1
+STALE: Final = 2
+EQUIVOCATION: Final = 3
+BELOW_FLOOR: Final = 4
+AHEAD: Final = 5
+BUSY: Final = 6
+FULL: Final = 7
+REFUSALS: Final = {
+    DENIED: "DENIED",
+    STALE: "STALE",
+    EQUIVOCATION: "EQUIVOCATION",
+    BELOW_FLOOR: "BELOW_FLOOR",
+    AHEAD: "AHEAD",
+    BUSY: "BUSY",
+    FULL: "FULL",
+}
+
+# How a node answers one committed entry (protocol 3, commit).
+OK: Final = 0
+EVICTED: Final = 1
+REVOKED: Final = 2
+RECOVERING: Final = 3
+COMMIT_FULL: Final = 4
+INVALID: Final = 5
+COMMIT_CODES: Final = ("OK", "EVICTED", "REVOKED", "RECOVERING", "FULL", "INVALID")
+
+# Why a node rejects a whole request.
+BAD_FORM: Final = 1
+BAD_SIGNATURE: Final = 2
+WRONG_CONFIGURATION: Final = 3
+SEALED: Final = 4
+OVERLOADED: Final = 5
+REJECTIONS: Final = {
+    BAD_FORM: "BAD_FORM",
+    BAD_SIGNATURE: "BAD_SIGNATURE",
+    WRONG_CONFIGURATION: "WRONG_CONFIGURATION",
+    SEALED: "SEALED",
+    OVERLOADED: "OVERLOADED",
+}
+
+
+class Request(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """The base of all requests: `id` is the client's, unique while its session key lives; `configuration` is the
+    digest of the configuration that the sender works under."""
+
+    id: Id
+    configuration: Hash
+
+
+class Reply(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """The base of all replies: the request's id, and the node's clock in microseconds when it answered."""
+
+    id: Id
+    clock_us: TimeUs
+
+
+class Prepare(Request, tag=1):
+    """A writer asks a group to promise a batch: its intent over the Merkle root of `headers`."""
+
+    group: GroupId
+    writer: Hash
+    signature: Signature
+    headers: Annotated[list[HeaderBytes], Meta(min_length=1, max_length=BATCH_COUNT_MAX)]
+
+
+class Refusal(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Why one header got no grant. `time_us` is the floor (BELOW_FLOOR) or the node's clock (AHEAD), else 0; `proof`
+    is the current entry without its value (STALE); `detail` is for people."""
+
+    position: Index
+    code: int
+    time_us: TimeUs = 0
+    proof: Entry | None = None
+    detail: Annotated[str, Meta(max_length=200)] = ""
+
+
+class PrepareReply(Reply, tag=2):
+    """A node's grant over the headers in `bitmap` (`signature` is empty where the bitmap is), refusals for the rest."""
+
+    bitmap: Bitmap
+    signature: Annotated[bytes, Meta(max_length=64)]
+    refusals: Annotated[list[Refusal], Meta(max_length=BATCH_COUNT_MAX)]
+
+
+class Item(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    """One entry of a bundle: its place in the batch, its header, its salt and value."""
+
+    position: Index
+    header: HeaderBytes
+    salted: SaltedBytes
+    path: PathBytes = b""
+
+
+class Bundle(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Entries of one batch with their certificate. Either `leaves` has all the batch's digests and no item has a path
+    (how a writer commits), or `leaves` is empty and each item has its path (how anyone else passes entries on)."""
+
+    certificate: Certificate
+    leaves: Annotated[bytes, Meta(max_length=32 * BATCH_COUNT_MAX)]
+    items: Annotated[list[Item], Meta(min_length=1, max_length=BATCH_COUNT_MAX)]
+
+
+class Commit(Request, tag=3):
+    """Certified entries for a node to store."""
+
+    bundles: Annotated[list[Bundle], Meta(min_length=1, max_length=BATCH_COUNT_MAX)]
+
+
+class CommitReply(Reply, tag=4):
+    """One code (`COMMIT_CODES`) per item, in order, and the shard's floor for each item answered EVICTED, else 0;
+    `floors` is empty where nothing was evicted."""
+
+    codes: bytes
+    floors: list[TimeUs]
+
+
+class Read(Request, tag=5):
+    """What is current in these slots? Values are wanted of those in [values_from, values_to)."""
+
+    slots: Annotated[list[SlotBytes], Meta(min_length=1, max_length=READ_SLOTS_MAX)]
+    values_from: Annotated[int, Meta(ge=0, le=READ_SLOTS_MAX)] = 0
+    values_to: Annotated[int, Meta(ge=0, le=READ_SLOTS_MAX)] = 0
+
+
+class ReadReply(Reply, tag=6):
+    """`digests` has 32 bytes per slot, zeros where it is absent; a digest covers its stamp. `values` has, for each
+    slot in the asked range, its header and its salt and value: two empty strings where absent or left out."""
+
+    digests: Annotated[bytes, Meta(max_length=32 * READ_SLOTS_MAX)]
+    values: Annotated[list[bytes], Meta(max_length=2 * READ_SLOTS_MAX)]
+
+
+class ReadFull(Request, tag=7):
+    """What is current in these slots, with all that proves it?"""
+
+    slots: Annotated[list[SlotBytes], Meta(min_length=1, max_length=READ_FULL_SLOTS_MAX)]
+
+
+class FullAnswer(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A slot's current entry, or None and the floor of its shard in microseconds."""
+
+    entry: Entry | None
+    floor_us: TimeUs
+
+
+class ReadFullReply(Reply, tag=8):
+    """One answer per slot, in order."""
+
+    answers: Annotated[list[FullAnswer], Meta(max_length=READ_FULL_SLOTS_MAX)]
+
+
+class Report(Request, tag=9):
+    """A node that recovers asks a member of its group for a shard, page by page: for the slots after `after`."""
+
+    shard: Annotated[int, Meta(ge=0, lt=1 << 16)]
+    after: SlotBytes = b""
+
+
+class ReportReply(Reply, tag=10):
+    """The shard's floor now; its entries in the order of their slots' bytes; `more` where a further page follows.
+    Slots between `after` and the last entry (all above `after` where `more` is false) that are not named are absent."""
+
+    floor_us: TimeUs
+    entries: Annotated[list[Entry], Meta(max_length=REPORT_ENTRIES_MAX)]
+    more: bool
+
+
+class Reject(Reply, tag=11):
+    """The whole request is refused: `code` of `REJECTIONS`, and why, for people."""
+
+    code: int
+    detail: Annotated[str, Meta(max_length=400)] = ""
+
+
+class Ping(Request, tag=12):
+    """Are you there, and what is your clock?"""
+
+
+class Pong(Reply, tag=13):
+    """The answer to a ping: the clock is in every reply."""
+
+
+AnyRequest = Prepare | Commit | Read | ReadFull | Report | Ping
+AnyReply = PrepareReply | CommitReply | ReadReply | ReadFullReply | ReportReply | Reject | Pong
+
+#: request -> the reply that answers it; `Reject` may answer any.
+TABLE: Final[dict[type[Request], type[Reply]]] = {
+    Prepare: PrepareReply,
+    Commit: CommitReply,
+    Read: ReadReply,
+    ReadFull: ReadFullReply,
+    Report: ReportReply,
+    Ping: Pong,
+}

@@ -1,0 +1,399 @@
+"""One node as a state machine: a request and the time go in, a reply comes out (protocol 3 and 7).
+
+`Node.handle(request, now_us)` answers any request; `Node.tick(now_us)` does what time brings. The node must not know
+sockets, files or keys: signing and verifying are injected.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from quorumcache.core import merkle
+from quorumcache.core import messages as m
+from quorumcache.core.certificate import (
+    Batch,
+    Sign,
+    Verifier,
+    check_value,
+    grant_string,
+    intent_string,
+)
+from quorumcache.core.config import Configuration
+from quorumcache.core.evidence import Equivocation, SignedHeader
+from quorumcache.core.model import (
+    ABSENT,
+    BATCH_COUNT_MAX,
+    DELETE,
+    Entry,
+    Header,
+    Malformed,
+    digest_of,
+    parse_header,
+    slot_parts,
+)
+from quorumcache.core.quorum import bitmap_of, full_bitmap
+from quorumcache.core.slots import Held, Promise, Shard, Slots
+
+TICK_WORK_MAX: Final = 256
+_LEAVES_FORM: Final = "leaves and paths exclude each other"
+
+
+class NodeLimits(msgspec.Struct, frozen=True):
+    """Bounds of one node: bytes of entries, open promises in all, those of one writer on one slot, kept proofs."""
+
+    bytes_max: int = 256 << 20
+    promises_max: int = 100_000
+    open_max: int = 4
+    evidence_max: int = 1000
+
+
+class Node:
+    """One node of a cluster.
+
+    `index` is its place in `configuration.nodes`; `sign` signs with its key. A node that starts without stored state
+    passes `started_us`: its floors begin at that time + 2 max_skew and its shards are recovering (protocol 7).
+    `started_us=None` is for state that was kept: the caller fills `slots` before the first request.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        index: int,
+        sign: Sign,
+        verifier: Verifier,
+        *,
+        started_us: int | None,
+        limits: NodeLimits | None = None,
+    ) -> None:
+        self.configuration = configuration
+        self.index = index
+        self.key = configuration.nodes[index].key
+        self.limits = limits or NodeLimits()
+        self.verifier = verifier
+        self._sign = sign
+        fresh = started_us is not None
+        self.slots = Slots(
+            configuration,
+            floor_us=started_us + 2 * configuration.max_skew_us if started_us is not None else 0,
+            recovering=fresh and configuration.n > 1,
+            bytes_max=self.limits.bytes_max,
+            promises_max=self.limits.promises_max,
+        )
+        self.evidence: list[Equivocation] = []
+        self.refused_counts: dict[int, int] = dict.fromkeys(m.REFUSALS, 0)
+        self.request_counts: dict[str, int] = {}
+
+    # --- the one door ---
+
+    def handle(self, request: m.Request, now_us: int) -> m.Reply:
+        """Answer one request. Never raises for what a peer sent: a malformed or wrongful request gets a Reject."""
+        kind = type(request)
+        name = kind.__name__
+        self.request_counts[name] = self.request_counts.get(name, 0) + 1
+        if request.configuration != self.configuration.digest:
+            return m.Reject(
+                request.id,
+                now_us,
+                m.WRONG_CONFIGURATION,
+                f"this node works under epoch {self.configuration.epoch} of cluster "
+                f"{self.configuration.cluster_id}, configuration {self.configuration.digest.hex()[:16]}; "
+                f"the request names {request.configuration.hex()[:16]}: fetch the current configuration",
+            )
+        try:
+            if kind is m.Read:
+                return self._read(request, now_us)  # type: ignore[arg-type]
+            if kind is m.Prepare:
+                return self._prepare(request, now_us)  # type: ignore[arg-type]
+            if kind is m.Commit:
+                return self._commit(request, now_us)  # type: ignore[arg-type]
+            if kind is m.ReadFull:
+                return self._read_full(request, now_us)  # type: ignore[arg-type]
+            if kind is m.Report:
+                return self._report(request, now_us)  # type: ignore[arg-type]
+            if kind is m.Ping:
+                return m.Pong(request.id, now_us)
+        except Malformed as fault:
+            return m.Reject(request.id, now_us, m.BAD_FORM, str(fault))
+        return m.Reject(request.id, now_us, m.BAD_FORM, f"no node answers a {name}")
+
+    def tick(self, now_us: int) -> None:
+        """What time brings: promises that aged out, expired entries, tombstones. A bounded amount of work a call."""
+        self.slots.drop_old_promises(now_us, TICK_WORK_MAX)
+        self.slots.reap(now_us, TICK_WORK_MAX)
+
+    # --- prepare ---
+
+    def _prepare(self, request: m.Prepare, now_us: int) -> m.Reply:
+        configuration = self.configuration
+        group = configuration.groups.get(request.group)
+        if group is None or self.index not in group.members:
+            raise Malformed("this node does not serve the group that the batch names")
+        writer = request.writer
+        count = len(request.headers)
+        if not 1 <= count <= BATCH_COUNT_MAX:
+            raise Malformed("a batch has 1 to 1024 headers")
+        headers = [parse_header(raw) for raw in request.headers]
+        for header in headers:
+            if header.writer != writer:
+                raise Malformed("a header's writer is not the intent's signer")
+            if configuration.group_of(header.slot) is not group:
+                raise Malformed("a header's slot does not belong to the group that the batch names")
+        if len({header.slot for header in headers}) != count:
+            raise Malformed("a slot occurs twice in the batch")
+        leaves = b"".join([header.digest for header in headers])
+        root = merkle.root_of(leaves)
+        if not self.verifier.is_signed(writer, intent_string(configuration.digest, group.id, root), request.signature):
+            return m.Reject(request.id, now_us, m.BAD_SIGNATURE, "the intent is not signed by the writer it names")
+        refusals: list[m.Refusal] = []
+        proof_bytes = 0
+        slots = self.slots
+        current, open_ = slots.current, slots.open
+        ahead_us = now_us + configuration.max_skew_us
+        for position, header in enumerate(headers):
+            slot = header.slot
+            held = current.get(slot)
+            promise = Promise(header, now_us, group.id, request.signature, leaves, position)
+            if (
+                # The common case in one glance; anything else goes through the rules one by one.
+                slot in open_
+                or (held is not None and header.stamp <= held.stamp)
+                or self._denial(header, now_us)
+                or not self._has_room(now_us)
+                or not slots.floor_max_us < header.time_us <= ahead_us
+            ):
+                refusal = self._refusal(promise, now_us)
+                if refusal is not None:
+                    if refusal.proof is not None:
+                        proof_bytes += _proof_cost(refusal.proof)
+                        if proof_bytes > m.REPLY_VALUES_BYTES_MAX:
+                            refusal.proof = None
+                    self.refused_counts[refusal.code] += 1
+                    refusals.append(refusal)
+                    continue
+                if self._is_promised(header):
+                    continue
+            slots.add_promise(promise)
+        if refusals:
+            refused = {refusal.position for refusal in refusals}
+            bitmap = bitmap_of([i for i in range(count) if i not in refused], count)
+            if len(refused) == count:
+                return m.PrepareReply(request.id, now_us, bitmap, b"", refusals)
+        else:
+            bitmap = full_bitmap(count)
+        message = grant_string(configuration.digest, group.id, root, bitmap)
+        signature = self._sign(message)
+        # Its own grants come back in certificates: no need to verify them then.
+        self.verifier.remember(self.key, message, signature)
+        return m.PrepareReply(request.id, now_us, bitmap, signature, refusals)
+
+    def _denial(self, header: Header, now_us: int) -> str:
+        """Prepare rule 1: why this writer may not write this header here; empty where it may."""
+        configuration = self.configuration
+        namespace = configuration.namespace(header.namespace)
+        if namespace is None:
+            return "the configuration has no such namespace"
+        if not configuration.may_write(header.writer, header.namespace):
+            if configuration.is_revoked(header.writer):
+                return "the writer is revoked"
+            return "the configuration gives the writer no right to write in this namespace"
+        if header.size > namespace.value_bytes_max:
+            return f"values in this namespace have at most {namespace.value_bytes_max} bytes"
+        if namespace.ttl_s_max and header.kind != DELETE:
+            latest = now_us + namespace.ttl_s_max * 1_000_000 + self.configuration.max_skew_us
+            if not 0 < header.expires_at_us <= latest:
+                return f"values in this namespace live at most {namespace.ttl_s_max} s"
+        if namespace.type == "register" and (header.metadata or header.slot[-2:] != b"\x00\x00"):
+            return "a register has neither fields nor metadata"
+        return ""
+
+    def _has_room(self, now_us: int) -> bool:
+        """Whether one more promise may be made: rule 7's table, and memory for the entry that would follow."""
+        slots = self.slots
+        if len(slots.promises) >= slots.promises_max and not slots.drop_old_promises(now_us, 16):
+            return False
+        return slots.bytes_used < slots.bytes_max or slots.make_room(1, now_us)
+
+    def _is_promised(self, header: Header) -> bool:
+        here = self.slots.open.get(header.slot)
+        if here is not None and any(p.header.digest == header.digest for p in here):
+            return True
+        held = self.slots.current.get(header.slot)
+        return held is not None and held.digest == header.digest
+
+    def _refusal(self, wanted: Promise, now_us: int) -> m.Refusal | None:
+        """The prepare rules of protocol 3 in their order; None where the header is granted."""
+        position, header = wanted.position, wanted.header
+        denial = self._denial(header, now_us)
+        if denial:
+            return m.Refusal(position, m.DENIED, 0, None, denial)
+        slots = self.slots
+        held = slots.current.get(header.slot)
+        if held is not None and header.stamp <= held.stamp:
+            if held.digest == header.digest:
+                return None
+            return m.Refusal(position, m.STALE, 0, held.entry(with_value=False))
+        here = slots.open.get(header.slot, ())
+        for promise in here:
+            if promise.header.stamp == header.stamp:
+                if promise.header.digest == header.digest:
+                    return None
+                self._accuse(promise, wanted)
+                return m.Refusal(position, m.EQUIVOCATION, 0, None, "another header is open under this very stamp")
+        shard = slots.shard(header.slot)
+        if header.time_us <= shard.floor_us:
+            return m.Refusal(position, m.BELOW_FLOOR, shard.floor_us)
+        if header.time_us > now_us + self.configuration.max_skew_us:
+            return m.Refusal(position, m.AHEAD, now_us)
+        if here:
+            own = [p for p in here if p.header.writer == header.writer]
+            if len(own) >= self.limits.open_max:
+                oldest = min(own, key=lambda p: p.recorded_us)
+                if oldest.recorded_us + slots.promise_age_us >= now_us:
+                    return m.Refusal(
+                        position, m.BUSY, 0, None, "too many of the writer's promises are open on this slot"
+                    )
+                slots.drop_promise(oldest)
+                return self._refusal(wanted, now_us)
+        if len(slots.promises) >= slots.promises_max:
+            if not slots.drop_old_promises(now_us, 16):
+                return m.Refusal(position, m.BUSY, 0, None, "the node's table of promises is full")
+            return self._refusal(wanted, now_us)
+        if slots.bytes_used >= slots.bytes_max:
+            if not slots.make_room(1, now_us):
+                return m.Refusal(
+                    position, m.FULL, 0, None, "the node is full, and nothing in it is old enough to evict"
+                )
+            return self._refusal(wanted, now_us)
+        return None
+
+    def _accuse(self, first: Promise, second: Promise) -> None:
+        if len(self.evidence) < self.limits.evidence_max:
+            self.evidence.append(Equivocation(self.configuration.digest, _signed(first), _signed(second)))
+
+    # --- commit ---
+
+    def _commit(self, request: m.Commit, now_us: int) -> m.Reply:
+        codes = bytearray()
+        floors: list[int] = []
+        for bundle in request.bundles:
+            self._commit_bundle(bundle, now_us, codes, floors)
+        return m.CommitReply(request.id, now_us, bytes(codes), floors if any(floors) else [])
+
+    def _commit_bundle(self, bundle: m.Bundle, now_us: int, codes: bytearray, floors: list[int]) -> None:
+        certificate = bundle.certificate
+        configuration, group, counts = self.verifier.check_certificate(certificate)
+        leaves = bundle.leaves
+        if leaves and (len(leaves) != 32 * certificate.count or merkle.root_of(leaves) != certificate.root):
+            raise Malformed("the leaves do not lead to the certificate's root")
+        batch = Batch(certificate, leaves, counts)
+        open_ = self.slots.open
+        for item in bundle.items:
+            position, raw = item.position, item.header
+            digest = digest_of(raw)
+            if leaves:
+                if item.path:
+                    raise Malformed(_LEAVES_FORM)
+                if leaves[position << 5 : (position + 1) << 5] != digest:
+                    raise Malformed("an item's header is not the one in its place of the batch")
+            elif merkle.root_from_path(digest, position, certificate.count, item.path) != certificate.root:
+                raise Malformed("an item's path does not lead to the certificate's root")
+            if counts and counts[position] < configuration.q:
+                raise Malformed("too few grants promise this header")
+            check_value(raw, item.salted)
+            header = None
+            slot_end = len(raw) - 2
+            for promise in open_.get(raw[95:slot_end], ()):
+                # Parsed and checked when it was prepared, under the configuration of then, which is the one of now.
+                if (
+                    promise.header.digest == digest
+                    and promise.header.writer == certificate.writer
+                    and promise.group == certificate.group
+                ):
+                    header = promise.header
+            if header is None:
+                header = self.verifier.check_header(raw, certificate, configuration, group)
+                if configuration is not self.configuration and (
+                    self.index not in self.configuration.group_of(header.slot).members
+                ):
+                    raise Malformed("this node does not serve the entry's shard")
+                if configuration is self.configuration and self.index not in group.members:
+                    raise Malformed("this node does not serve the entry's group")
+            held = Held(digest, raw, item.salted, batch, position, None if leaves else item.path)
+            code = self.store(header, held, now_us)
+            codes.append(code)
+            floors.append(self.slots.shard(header.slot).floor_us if code == m.EVICTED else 0)
+
+    def store(self, header: Header, held: Held, now_us: int) -> int:
+        """The commit rules of protocol 3, in their order, for one entry that was verified; returns a commit code."""
+        slots = self.slots
+        slot, stamp = header.slot, header.stamp
+        before = slots.current.get(slot)
+        if before is not None and before.digest == held.digest:
+            return m.OK
+        if self.configuration.is_revoked(header.writer):
+            return m.REVOKED
+        if before is not None:
+            if stamp <= before.stamp:
+                return m.OK
+        elif header.time_us <= slots.floor_max_us:
+            shard = slots.shard(slot)
+            if header.time_us <= shard.floor_us and not any(
+                p.header.digest == held.digest for p in slots.open.get(slot, ())
+            ):
+                slots.settle_promises(slot, stamp)
+                return m.RECOVERING if shard.recovering else m.EVICTED
+        if not slots.store(slot, held, now_us):
+            return m.COMMIT_FULL
+        slots.settle_promises(slot, stamp)
+        return m.OK
+
+    # --- read ---
+
+    def _read(self, request: m.Read, now_us: int) -> m.Reply:
+        current = self.slots.current
+        slots = request.slots
+        found = [current.get(slot) for slot in slots]
+        digests = b"".join([ABSENT if held is None else held.digest for held in found])
+        values: list[bytes] = []
+        if request.values_to > request.values_from:
+            size = 0
+            for held in found[request.values_from : request.values_to]:
+                if held is None or size > m.REPLY_VALUES_BYTES_MAX:
+                    values += (b"", b"")
+                else:
+                    values += (held.header, held.salted)
+                    size += len(held.salted)
+        return m.ReadReply(request.id, now_us, digests, values)
+
+    def _read_full(self, request: m.ReadFull, now_us: int) -> m.Reply:
+        answers = []
+        for slot in request.slots:
+            slot_parts(slot)  # Raises Malformed: what is no slot belongs to no shard.
+            held = self.slots.current.get(slot)
+            floor_us = self.slots.shard(slot).floor_us
+            answers.append(m.FullAnswer(None if held is None else held.entry(), floor_us))
+        return m.ReadFullReply(request.id, now_us, answers)
+
+    def _report(self, request: m.Report, now_us: int) -> m.Reply:
+        if request.shard >= len(self.slots.shards):
+            raise Malformed("the configuration has no such shard")
+        shard: Shard = self.slots.shards[request.shard]
+        page, more = self.slots.page(shard, request.after, m.REPORT_ENTRIES_MAX, m.REPLY_VALUES_BYTES_MAX)
+        return m.ReportReply(request.id, now_us, shard.floor_us, [held.entry() for held in page], more)
+
+
+def _signed(promise: Promise) -> SignedHeader:
+    return SignedHeader(
+        promise.header.raw,
+        promise.group,
+        len(promise.leaves) // 32,
+        promise.position,
+        merkle.path_of(promise.leaves, promise.position),
+        promise.intent,
+    )
+
+
+def _proof_cost(proof: Entry) -> int:
+    return len(proof.header) + len(proof.path) + 256 * (len(proof.certificate.grants) + 1)

@@ -1,0 +1,46 @@
+"""How an operation of a client ended. Data, not exceptions: the client library raises what is to be raised."""
+
+from __future__ import annotations
+
+import msgspec
+
+from quorumcache.core.model import Entry
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """A read's value: the header's bytes, salt and value, and the whole entry where one was asked for."""
+
+    header: bytes
+    salted: bytes
+    entry: Entry | None = None
+
+
+class Missed(msgspec.Struct, frozen=True, gc=False):
+    """A read that found nothing it may return. `vouchers` nodes answered that the slot is absent, deleted or expired:
+    with f+1 of them, a correct node is among them."""
+
+    vouchers: int
+
+
+class Written(msgspec.Struct, frozen=True, gc=False):
+    """A write that is complete. `overtaken`: it is ordered just before a concurrent one (protocol 4, write 3)."""
+
+    stamp: bytes
+    overtaken: bool = False
+
+
+#: Kinds of `Failed`.
+UNAVAILABLE = "unavailable"
+DENIED = "denied"
+UNKNOWN = "unknown"
+MISMATCH = "mismatch"
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """An operation that did not end well: `kind` of the constants above, and what to tell people."""
+
+    kind: str
+    detail: str
+
+
+Outcome = Found | Missed | Written | Failed

@@ -1,0 +1,187 @@
+"""Recovery of a node that started without stored state (protocol 7): reports from its group, shard by shard.
+
+A machine like a client's: `outbox` has what to send, `receive` takes reports, `wake` time. Best effort: a shard for
+which too few reports come in time becomes active as it is. It must not know sockets or clocks.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quorumcache.core import messages as m
+from quorumcache.core.model import Entry, Header, Malformed
+from quorumcache.core.node import Node
+from quorumcache.core.slots import Held, Shard
+
+SHARDS_AT_ONCE_MAX: Final = 32
+RESEND_US: Final = 500_000
+#: A lying peer may report for ever: beyond this many entries of a shard its report does not count.
+SHARD_ENTRIES_MAX: Final = 1 << 20
+
+
+class _PeerReport:
+    __slots__ = ("after", "complete", "entries", "floor_us")
+
+    def __init__(self) -> None:
+        self.after = b""
+        self.floor_us = 0
+        self.complete = False
+        self.entries: dict[bytes, tuple[Header, Entry]] = {}
+
+
+class _ShardRecovery:
+    __slots__ = ("end_us", "peers", "requests", "shard")
+
+    def __init__(self, shard: Shard, peers: tuple[int, ...], end_us: int) -> None:
+        self.shard = shard
+        self.end_us = end_us
+        self.peers = {peer: _PeerReport() for peer in peers}
+        self.requests: dict[int, int] = {}  # peer -> the id of its open request
+
+
+class Recovery:
+    """Recovers all shards of `node` that are recovering, starting 2 op_time after `started_us`: by then, every write
+    that counts an answer given before the restart has ended."""
+
+    def __init__(self, node: Node, started_us: int, *, first_id: int) -> None:
+        self.node = node
+        self.outbox: list[tuple[tuple[int, ...], m.Request]] = []
+        configuration = node.configuration
+        self._q = configuration.q
+        self._op_time_us = configuration.op_time_us
+        self._waiting: list[Shard] = []
+        for shard in reversed(node.slots.shards):
+            if not shard.recovering:
+                continue
+            if node.index in configuration.shard_groups[shard.number].members:
+                self._waiting.append(shard)
+            else:
+                shard.recovering = False
+        self._active: dict[int, _ShardRecovery] = {}
+        self._routes: dict[int, tuple[int, int]] = {}  # request id -> (shard, peer)
+        self._next_id = first_id
+        self._begin_us = started_us + 2 * configuration.op_time_us
+        self._resend_us = 0
+        self.deadline_us = self._begin_us
+        self.recovered_count = 0
+        self.abandoned_count = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every shard is active."""
+        return not self._waiting and not self._active
+
+    def wake(self, now_us: int) -> None:
+        """Begin, ask again, give up on shards whose time is over."""
+        if now_us < self._begin_us:
+            return
+        for active in list(self._active.values()):
+            if now_us >= active.end_us:
+                self._conclude(active, now_us)
+        if now_us >= self._resend_us:
+            self._resend_us = now_us + RESEND_US
+            for active in self._active.values():
+                for peer, request_id in active.requests.items():
+                    self._send(peer, request_id, active)
+        self._advance(now_us)
+        self.deadline_us = self._resend_us
+
+    def _advance(self, now_us: int) -> None:
+        configuration = self.node.configuration
+        while self._waiting and len(self._active) < SHARDS_AT_ONCE_MAX:
+            shard = self._waiting.pop()
+            members = configuration.shard_groups[shard.number].members
+            peers = tuple(peer for peer in members if peer != self.node.index)
+            active = _ShardRecovery(shard, peers, now_us + 2 * self._op_time_us)
+            self._active[shard.number] = active
+            for peer in peers:
+                self._ask(peer, active)
+
+    def _ask(self, peer: int, active: _ShardRecovery) -> None:
+        self._next_id = (self._next_id + 1) & ((1 << 63) - 1)
+        active.requests[peer] = self._next_id
+        self._routes[self._next_id] = (active.shard.number, peer)
+        self._send(peer, self._next_id, active)
+
+    def _send(self, peer: int, request_id: int, active: _ShardRecovery) -> None:
+        request = m.Report(
+            request_id,
+            self.node.configuration.digest,
+            active.shard.number,
+            active.peers[peer].after,
+        )
+        self.outbox.append(((peer,), request))
+
+    def receive(self, peer: int, reply: m.Reply, now_us: int) -> None:
+        """Take a page of a peer's report."""
+        route = self._routes.get(reply.id)
+        if route is None or route[1] != peer or not isinstance(reply, m.ReportReply):
+            return
+        active = self._active[route[0]]
+        del self._routes[reply.id]
+        del active.requests[peer]
+        report = active.peers[peer]
+        try:
+            self._take(active, report, reply)
+        except Malformed:
+            # A lying peer's report does not count: forget all of it.
+            report.entries.clear()
+            del active.peers[peer]
+        else:
+            if reply.more:
+                self._ask(peer, active)
+            else:
+                report.complete = True
+        complete = sum(r.complete for r in active.peers.values())
+        if complete == len(active.peers) or (complete >= self._q and not any(active.requests.values())):
+            self._conclude(active, now_us)
+            self._advance(now_us)
+        elif complete >= self._q:
+            # Enough; the rest have a little longer.
+            active.end_us = min(active.end_us, now_us + self.node.configuration.grace_us)
+            self.deadline_us = min(self.deadline_us, active.end_us)
+
+    def _take(self, active: _ShardRecovery, report: _PeerReport, reply: m.ReportReply) -> None:
+        if reply.more and not reply.entries:
+            raise Malformed("a page that is empty, yet not the last")
+        # The highest floor of all pages: no lower than the one at the time of each page.
+        report.floor_us = max(report.floor_us, reply.floor_us)
+        for entry in reply.entries:
+            header = self.node.verifier.check_entry(entry)
+            if header.slot <= report.after:
+                raise Malformed("a page out of order")
+            if self.node.configuration.shard_of(header.slot) != active.shard.number:
+                raise Malformed("an entry of another shard")
+            report.after = header.slot
+            report.entries[header.slot] = (header, entry)
+        if len(report.entries) > SHARD_ENTRIES_MAX:
+            raise Malformed("a report without end")
+
+    def _conclude(self, active: _ShardRecovery, now_us: int) -> None:
+        for request_id in active.requests.values():
+            del self._routes[request_id]
+        del self._active[active.shard.number]
+        reports = [report for report in active.peers.values() if report.complete]
+        if len(reports) >= self._q:
+            slots = dict.fromkeys(slot for report in reports for slot in report.entries)
+            for slot in slots:
+                self._recover(slot, reports, now_us)
+        else:
+            self.abandoned_count += 1
+        active.shard.recovering = False
+
+    def _recover(self, slot: bytes, reports: list[_PeerReport], now_us: int) -> None:
+        node = self.node
+        if slot in node.slots.current:
+            return
+        found = [report.entries[slot] for report in reports if slot in report.entries]
+        header, entry = max(found, key=lambda pair: pair[0].stamp)
+        if node.configuration.is_revoked(header.writer):
+            return  # Nothing, not the next-highest: that may be older than what a quorum completed.
+        if any(slot not in report.entries and report.floor_us >= header.time_us for report in reports):
+            return
+        batch, digest = node.verifier.batch_of(entry), header.digest
+        held = Held(digest, header.raw, entry.salted, batch, entry.position, entry.path)
+        if node.slots.store(slot, held, now_us):
+            node.slots.settle_promises(slot, header.stamp)
+            self.recovered_count += 1

@@ -1,0 +1,281 @@
+"""What a node holds: current entries, open promises, floors; and what it may drop (protocol 3 and 7).
+
+Holds and finds; the rules of prepare and commit are in node.py. It must not know messages or signatures.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from quorumcache.core import merkle
+from quorumcache.core.certificate import Batch
+from quorumcache.core.config import Configuration
+from quorumcache.core.model import Entry, Header, header_expires_at, header_is_delete
+
+#: What one entry costs beside its header, salt and value: measured by bench/memory.py, rounded up.
+ENTRY_OVERHEAD_BYTES: Final = 480
+_REAP_SLACK: Final = 1024
+_EVICT_LOOK: Final = 8
+
+
+class Held(msgspec.Struct, eq=False, gc=False):
+    """A stored entry. `path` is None where the batch knows its leaves."""
+
+    digest: bytes
+    header: bytes
+    salted: bytes
+    batch: Batch
+    position: int
+    path: bytes | None
+
+    @property
+    def stamp(self) -> bytes:
+        """The entry's stamp, 48 bytes."""
+        return self.header[3:51]
+
+    @property
+    def time_us(self) -> int:
+        """The stamp's time in microseconds."""
+        return int.from_bytes(self.header[3:11], "big")
+
+    def entry(self, *, with_value: bool = True) -> Entry:
+        """The entry as it is passed on, with its own path; without salt and value where only proof is wanted."""
+        path = merkle.path_of(self.batch.leaves, self.position) if self.path is None else self.path
+        return Entry(
+            self.header,
+            self.salted if with_value else b"",
+            self.batch.certificate,
+            self.position,
+            path,
+        )
+
+
+class Promise(msgspec.Struct, eq=False, gc=False):
+    """An open promise: the header granted, when, and its writer's intent with the batch it was part of: the latter
+    two make evidence, should the writer sign another header under the same stamp."""
+
+    header: Header
+    recorded_us: int
+    group: bytes
+    intent: bytes
+    leaves: bytes
+    position: int
+
+
+class Shard:
+    """A shard's floor (microseconds, never decreasing), whether it is recovering, and which slots it has."""
+
+    __slots__ = ("floor_us", "number", "recovering", "slots")
+
+    def __init__(self, number: int, floor_us: int, recovering: bool) -> None:
+        self.number = number
+        self.floor_us = floor_us
+        self.recovering = recovering
+        # A dict for its order: a set's would depend on the interpreter's hash seed.
+        self.slots: dict[bytes, None] = {}
+
+
+class Slots:
+    """All slots of one node.
+
+    `bytes_max` bounds what entries cost (their bytes and a constant each), `promises_max` the open promises.
+    `promise_age_us` is when a promise may be dropped: 2 max_skew + op_time.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        floor_us: int,
+        recovering: bool,
+        bytes_max: int,
+        promises_max: int,
+    ) -> None:
+        self.configuration = configuration
+        self.bytes_max = bytes_max
+        self.promises_max = promises_max
+        self.bytes_used = 0
+        self.evicted_count = 0
+        self.reaped_count = 0
+        self.dropped_promises_count = 0
+        self.current: dict[bytes, Held] = {}
+        self.open: dict[bytes, list[Promise]] = {}
+        # In the order they were made: an OrderedDict, for a dict's front is slow to find after many deletions.
+        self.promises: OrderedDict[Promise, None] = OrderedDict()
+        self.shards = [Shard(i, floor_us, recovering) for i in range(configuration.shards)]
+        #: No shard's floor is above this: most stamps are, and then need no shard to be found.
+        self.floor_max_us = floor_us
+        self._reap: list[tuple[int, bytes, bytes]] = []
+        self._evict_at = 0
+        self.age_us = 2 * configuration.max_skew_us
+        self.promise_age_us = 2 * configuration.max_skew_us + configuration.op_time_us
+
+    def shard(self, slot: bytes) -> Shard:
+        """The shard that the slot belongs to."""
+        return self.shards[self.configuration.shard_of(slot)]
+
+    def raise_floor(self, shard: Shard, time_us: int) -> None:
+        """Raise a shard's floor to `time_us`; it never goes down."""
+        if time_us > shard.floor_us:
+            shard.floor_us = time_us
+            if time_us > self.floor_max_us:
+                self.floor_max_us = time_us
+
+    # --- promises ---
+
+    def add_promise(self, promise: Promise) -> None:
+        """Record a promise; the caller has checked the bounds."""
+        slot = promise.header.slot
+        here = self.open.get(slot)
+        if here is None:
+            self.open[slot] = [promise]
+        else:
+            here.append(promise)
+        self.promises[promise] = None
+
+    def settle_promises(self, slot: bytes, stamp: bytes) -> None:
+        """Forget the slot's promises with stamps up to `stamp`: an entry, or a floor, at least as high stands there."""
+        here = self.open.get(slot)
+        if here is None:
+            return
+        promises = self.promises
+        kept = []
+        for promise in here:
+            if promise.header.stamp <= stamp:
+                del promises[promise]
+            else:
+                kept.append(promise)
+        if kept:
+            self.open[slot] = kept
+        else:
+            del self.open[slot]
+
+    def drop_promise(self, promise: Promise) -> None:
+        """Drop a promise without its entry: raises the floor to its stamp's time (protocol 3)."""
+        slot = promise.header.slot
+        here = self.open[slot]
+        here.remove(promise)
+        if not here:
+            del self.open[slot]
+        del self.promises[promise]
+        self.dropped_promises_count += 1
+        self.raise_floor(self.shard(slot), promise.header.time_us)
+
+    def drop_old_promises(self, now_us: int, count_max: int) -> int:
+        """Drop at most `count_max` promises that are old enough, oldest first; returns how many."""
+        dropped = 0
+        while dropped < count_max and self.promises:
+            promise = next(iter(self.promises))
+            if promise.recorded_us + self.promise_age_us >= now_us:
+                break
+            self.drop_promise(promise)
+            dropped += 1
+        return dropped
+
+    # --- entries ---
+
+    def store(self, slot: bytes, held: Held, now_us: int) -> bool:
+        """Make `held` current. False where the node is full and nothing in it is old enough to go."""
+        before = self.current.get(slot)
+        cost = len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES
+        if before is not None:
+            cost -= len(before.header) + len(before.salted) + ENTRY_OVERHEAD_BYTES
+        if self.bytes_used + cost > self.bytes_max and not self.make_room(cost, now_us, slot):
+            return False
+        if before is None:
+            self.shard(slot).slots[slot] = None
+        self.current[slot] = held
+        self.bytes_used += cost
+        header = held.header
+        expires_at = header_expires_at(header)
+        if expires_at or header_is_delete(header):
+            self._schedule_reap(slot, held.stamp, max(expires_at, held.time_us) + self.age_us)
+        return True
+
+    def drop(self, slot: bytes) -> None:
+        """Drop a current entry, as eviction and reaping do: raises the shard's floor to its stamp's time."""
+        held = self.current.pop(slot)
+        self.bytes_used -= len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES
+        shard = self.shard(slot)
+        del shard.slots[slot]
+        self.raise_floor(shard, held.time_us)
+
+    def make_room(self, cost: int, now_us: int, keep: bytes | None = None) -> bool:
+        """Evict until `cost` more bytes fit; only what is older than 2 max_skew goes, and nothing of a recovering
+        shard. Walks the shards in turn, and in each takes the oldest of the first few."""
+        if cost > self.bytes_max:
+            return False
+        idle = 0
+        while self.bytes_used + cost > self.bytes_max:
+            if idle >= len(self.shards):
+                return False
+            self._evict_at = (self._evict_at + 1) % len(self.shards)
+            shard = self.shards[self._evict_at]
+            victim = None if shard.recovering else self._victim(shard, now_us, keep)
+            if victim is None:
+                idle += 1
+                continue
+            idle = 0
+            self.drop(victim)
+            self.evicted_count += 1
+        return True
+
+    def _victim(self, shard: Shard, now_us: int, keep: bytes | None) -> bytes | None:
+        oldest, oldest_us = None, now_us - self.age_us
+        for looked, slot in enumerate(shard.slots):
+            if looked >= _EVICT_LOOK:
+                break
+            time_us = self.current[slot].time_us
+            if time_us < oldest_us and slot != keep:
+                oldest, oldest_us = slot, time_us
+        return oldest
+
+    def _schedule_reap(self, slot: bytes, stamp: bytes, at_us: int) -> None:
+        if len(self._reap) > 2 * len(self.current) + _REAP_SLACK:
+            # Overwritten entries left theirs behind: keep only those that still stand.
+            current = self.current
+            self._reap = [r for r in self._reap if r[1] in current and current[r[1]].stamp == r[2]]
+            heapq.heapify(self._reap)
+        heapq.heappush(self._reap, (at_us, slot, stamp))
+
+    def reap(self, now_us: int, count_max: int) -> int:
+        """Drop at most `count_max` expired entries and tombstones whose time has come; returns how many."""
+        reaped = 0
+        waiting = []
+        while reaped < count_max and self._reap and self._reap[0][0] < now_us:
+            _, slot, stamp = heapq.heappop(self._reap)
+            held = self.current.get(slot)
+            if held is None or held.stamp != stamp:
+                continue
+            if self.shard(slot).recovering:
+                waiting.append((now_us + self.age_us, slot, stamp))
+                if len(waiting) >= count_max:
+                    break
+                continue
+            self.drop(slot)
+            self.reaped_count += 1
+            reaped += 1
+        for late in waiting:
+            heapq.heappush(self._reap, late)
+        return reaped
+
+    def page(self, shard: Shard, after: bytes, count_max: int, bytes_max: int) -> tuple[list[Held], bool]:
+        """A page of the shard's entries in the order of their slots, after `after`; and whether more follow."""
+        following = heapq.nsmallest(count_max + 1, (s for s in shard.slots if s > after))
+        page: list[Held] = []
+        size = 0
+        for slot in following[:count_max]:
+            held = self.current[slot]
+            size += len(held.header) + len(held.salted)
+            if page and size > bytes_max:
+                return page, True
+            page.append(held)
+        return page, len(following) > count_max
+
+    def __iter__(self) -> Iterator[tuple[bytes, Held]]:
+        return iter(self.current.items())
