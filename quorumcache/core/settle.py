@@ -320,8 +320,8 @@ class Overtaken(Machine):
             return
         configuration = self._context.configuration
         if isinstance(reply, m.ReadFullReply) and self._commit is None and len(reply.answers) == 1:
-            self._take(node, reply.answers[0])
-            if self._commit is None and len(self._answered) >= configuration.q:
+            will_do = self._take(node, reply.answers[0])
+            if not will_do and len(self._answered) >= configuration.q:
                 self._grace_end_us = min(self._grace_end_us, now_us + configuration.grace_us)
                 self.deadline_us = min(self.deadline_us, self._grace_end_us)
                 if len(self._answered) == len(self._group.members):
@@ -337,21 +337,22 @@ class Overtaken(Machine):
                 if len(self._refusers) > configuration.n - configuration.q:
                     self._end(False, now_us)
 
-    def _take(self, node: int, answer: m.FullAnswer) -> None:
+    def _take(self, node: int, answer: m.FullAnswer) -> bool:
         context = self._context
         self._answered.add(node)
         entry = answer.entry
         if entry is None or entry.stamp < self._above:
-            return
+            return False
         try:
             if context.verifier.check_entry(entry).slot != self._slot:
                 raise Malformed("an entry of another slot")
         except Malformed:
             context.suspect(node, 4.0, lie=True)
-            return
+            return False
         self._commit = commit_of(context.new_id(self), context.configuration.digest, entry)
         context.send(self._group.members, self._commit)
         self._grace_end_us = self._end_us
+        return True
 
     def _end(self, done: bool, now_us: int) -> None:
         self.finished = True
