@@ -15,9 +15,17 @@ Belongs here: classes only, which know nothing else of the package. Inside the c
 an exception; these classes are for the edge, where somebody has to act. A bug of our own is an assertion.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 
 class QuorumCacheError(Exception):
-    """Base of every error that quorumcache raises on purpose."""
+    """Base of every error that quorumcache raises on purpose.
+
+    `failed`: where one call was about many keys, the error of each key that failed; else empty.
+    """
+
+    failed: Mapping[str | bytes, "QuorumCacheError"] = MappingProxyType({})
 
 
 class Misuse(QuorumCacheError):

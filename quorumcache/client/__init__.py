@@ -1,4 +1,6 @@
-"""What applications use: the asyncio client and the synchronous one over it.
+"""The client library: `Client` for asyncio, `SyncClient` for everyone else."""
 
-Drives the core's read and write machines over net; knows nothing of how a node stores things.
-"""
+from quorumcache.client.client import Client
+from quorumcache.client.sync import SyncClient
+
+__all__ = ["Client", "SyncClient"]

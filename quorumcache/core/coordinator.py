@@ -250,6 +250,10 @@ class Coordinator:
         if behind is not None:
             self._ready[write.slot] = behind
 
+    def is_routed(self, request_id: int) -> bool:
+        """Whether replies to this request still matter."""
+        return request_id in self._routes
+
     def has_ready(self) -> bool:
         """Whether something became ready that `flush` should send."""
         return bool(self._ready)

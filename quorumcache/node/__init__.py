@@ -1,4 +1,5 @@
-"""A running node: the core's node machine driven by sessions, storage and a real clock.
+"""A running node: core.node driven by a clock and sockets."""
 
-The rules are in core; here are processes, timers and bounds.
-"""
+from quorumcache.node.running import RunningNode
+
+__all__ = ["RunningNode"]

@@ -1,0 +1,134 @@
+"""What the benchmarks share: a private cluster of node processes on loopback, and how results are told.
+
+It must not measure anything itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+from quorumcache.core.config import (
+    Configuration,
+    NamespaceInfo,
+    NodeInfo,
+    SignedConfiguration,
+    WriterInfo,
+)
+from quorumcache.node import RunningNode
+from quorumcache.wire.keys import SigningKey
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on right now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def make_cluster(f: int) -> tuple[SignedConfiguration, list[SigningKey], SigningKey]:
+    """A signed configuration for 3f+1 nodes on loopback, the nodes' keys, and a writer's key."""
+    count = 3 * f + 1
+    keys = [SigningKey.generate() for _ in range(count)]
+    writer, admin = SigningKey.generate(), SigningKey.generate()
+    configuration = Configuration(
+        cluster_id="bench",
+        epoch=1,
+        previous=None,
+        f=f,
+        shards=1024,
+        max_skew_us=100_000,
+        op_time_us=5_000_000,
+        grace_us=200_000,
+        valid_until_us=0,
+        oldest_epoch=1,
+        admins=(admin.public,),
+        admins_needed=1,
+        nodes=tuple(
+            NodeInfo(i, f"n{i}", key.public, f"127.0.0.1:{port}", "", 1)
+            for i, (key, port) in enumerate(zip(keys, free_ports(count), strict=True))
+        ),
+        namespaces=(NamespaceInfo("default", "register", "quorum", ("*",), 1 << 20, 0),),
+        writers=(WriterInfo("bench", writer.public, "active"),),
+    )
+    unsigned = SignedConfiguration(configuration, ())
+    signed = SignedConfiguration(configuration, ((admin.public, admin.sign(unsigned.signed_message)),))
+    return signed, keys, writer
+
+
+def run_loop(main: Any) -> Any:
+    """Run a coroutine on uvloop where there is one."""
+    if sys.platform == "win32":
+        return asyncio.run(main)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def _node_process(configuration: Configuration, seed: bytes, ready: Event, stop: Event) -> None:
+    async def main() -> None:
+        node = RunningNode(configuration, SigningKey(seed))
+        await node.start()
+        ready.set()
+        await asyncio.get_running_loop().run_in_executor(None, stop.wait)
+        await node.stop()
+
+    run_loop(main())
+
+
+@contextmanager
+def running_cluster(f: int = 1) -> Iterator[tuple[SignedConfiguration, SigningKey, list[int]]]:
+    """A cluster of node processes: (its signed configuration, a writer's key, the processes' ids)."""
+    signed, keys, writer = make_cluster(f)
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    processes = []
+    try:
+        for key in keys:
+            ready = context.Event()
+            process = context.Process(
+                target=_node_process, args=(signed.configuration, key.seed, ready, stop), daemon=True
+            )
+            process.start()
+            processes.append((process, ready))
+        for process, ready in processes:
+            if not ready.wait(20):
+                raise RuntimeError(f"a node process did not start (exit code {process.exitcode})")
+        # A node that starts empty takes its floor at its clock + 2 max_skew: nothing can be written before.
+        time.sleep(2 * signed.configuration.max_skew_us / 1e6)
+        yield signed, writer, [process.pid or 0 for process, _ in processes]
+    finally:
+        stop.set()
+        for process, _ in processes:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there, as one flat object")
+    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="how long each measurement takes")
+    return parser
+
+
+def write_json(path: Path | None, figures: dict[str, float | int | str]) -> None:
+    """Write the figures as one flat object."""
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,403 @@
+"""The client library for asyncio: what applications call.
+
+Keys and values in, values and errors out. How operations run is in engine.py and core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, overload
+
+from quorumcache.client.engine import Engine, now_us
+from quorumcache.client.serializers import Serializer, serializer_of
+from quorumcache.core.config import Configuration, SignedConfiguration, parse_toml
+from quorumcache.core.model import DELETE, KEY_BYTES_MAX, PUT, TIME_US_MAX, header_expires_at, slot_of
+from quorumcache.core.outcome import DENIED, MISMATCH, UNKNOWN, Failed, Found, Missed, Outcome, Written
+from quorumcache.errors import (
+    ConfigurationError,
+    ConfigurationMismatch,
+    InvalidKey,
+    InvalidValue,
+    Misuse,
+    OutcomeUnknown,
+    PermissionDenied,
+    QuorumCacheError,
+    Unavailable,
+)
+from quorumcache.wire.keys import SigningKey, read_key_file, verify
+
+T = TypeVar("T")
+Key = str | bytes
+
+MANY_MAX: Final = 100_000
+
+
+def load_cluster(cluster: str | os.PathLike[str] | SignedConfiguration) -> SignedConfiguration:
+    """A cluster's signed configuration, from its TOML file or as it is; its signatures are checked.
+
+    Raises ConfigurationError where the file cannot be read, is no configuration, or is not signed by enough of its
+    administrators.
+    """
+    if isinstance(cluster, SignedConfiguration):
+        signed = cluster
+    else:
+        path = Path(cluster)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as fault:
+            raise ConfigurationError(f"the cluster file {path} cannot be read: {fault}") from None
+        signed = parse_toml(text)
+    signed.verify(verify)
+    return signed
+
+
+class Client:
+    """A client of a cluster, for asyncio.
+
+    Open it with `await Client.connect(...)` and close it with `await client.close()`, or use it in `async with`:
+
+        async with await Client.connect("cluster.toml", key="keys/writer-default.key") as client:
+            await client.set("greeting", b"hello", ttl=60)
+            print(await client.get("greeting"))
+
+    Everything that is asked for in one turn of the event loop travels together. An operation that is cancelled, or
+    times out in the caller's hand, leaves nothing behind; a write that was cancelled may or may not take effect.
+    """
+
+    def __init__(self, engine: Engine, signed: SignedConfiguration, namespace: str, serializer: Serializer) -> None:
+        """Not for callers: use `connect`."""
+        self._engine = engine
+        self._signed = signed
+        self._namespace = namespace
+        info = engine.configuration.namespace(namespace.encode())
+        self._value_bytes_max = info.value_bytes_max if info is not None else 0
+        self._ttl_s_max = info.ttl_s_max if info is not None else 0
+        self._serializer = serializer
+        self._dumps = serializer.dumps
+        self._loads = serializer.loads
+        self._prefix = bytes((len(namespace.encode()),)) + namespace.encode()
+
+    @classmethod
+    async def connect(
+        cls,
+        cluster: str | os.PathLike[str] | SignedConfiguration,
+        *,
+        key: str | os.PathLike[str] | SigningKey | None = None,
+        namespace: str | None = None,
+        serializer: str | Serializer = "bytes",
+        timeout: float = 10.0,
+        compress: bool = False,
+    ) -> Self:
+        """Connect to a cluster.
+
+        `cluster`: its TOML file, or the signed configuration. `key`: a writer's key file, or the key; without one the
+        client only reads. `namespace`: which one; the configuration's first unless named. `serializer`: "bytes", "str",
+        "json", "msgpack", "pickle", or an object with `dumps` and `loads`. `timeout`: seconds to wait for enough nodes.
+        `compress`: offer compression of large frames.
+
+        Raises ConfigurationError, KeyFileError, Misuse for wrong arguments; Unavailable where too few nodes answer.
+        """
+        signed = load_cluster(cluster)
+        configuration = signed.configuration
+        if namespace is None:
+            namespace = configuration.namespaces[0].name
+        elif configuration.namespace(namespace.encode()) is None:
+            names = ", ".join(n.name for n in configuration.namespaces)
+            raise Misuse(f"the cluster has no namespace {namespace!r}; it has {names}")
+        if key is not None and not isinstance(key, SigningKey):
+            key = read_key_file(Path(key), role="writer")
+        engine = Engine(configuration, key, compress=compress)
+        client = cls(engine, signed, namespace, serializer_of(serializer))
+        await engine.start(timeout)
+        return client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all sessions. What is still under way ends with an error that says how it stood."""
+        if not self._engine.closed:
+            await self._engine.stop()
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration that the client works under."""
+        return self._engine.configuration
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What happened so far: fast reads, settled reads, misses, write attempts, lies rejected, ..."""
+        return dict(self._engine.core.counts)
+
+    # --- reading ---
+
+    @overload
+    async def get(self, key: Key, default: T, *, strict: bool = False) -> Any | T: ...
+
+    @overload
+    async def get(self, key: Key, *, strict: bool = False) -> Any | None: ...
+
+    async def get(self, key: Key, default: Any = None, *, strict: bool = False) -> Any:
+        """The key's value, or `default` where there is none.
+
+        With `strict=True`, a miss that fewer than f+1 nodes vouched for is an error (Unavailable) instead: then the
+        value may still be there.
+        """
+        outcome = await self._read(self._slot(key), False)
+        if type(outcome) is Found:
+            return self._loads(outcome.salted[16:])
+        self._check_miss(outcome, strict)
+        return default
+
+    async def get_many(self, keys: Iterable[Key], *, strict: bool = False) -> dict[Key, Any]:
+        """The values of those keys that have one, by key. One round trip for all."""
+        wanted = list(dict.fromkeys(keys))
+        if not wanted:
+            return {}
+        slots = [self._slot(key) for key in wanted]
+        outcomes = await self._many(slots, None)
+        loads = self._loads
+        found = {}
+        for key, outcome in zip(wanted, outcomes, strict=True):
+            if type(outcome) is Found:
+                found[key] = loads(outcome.salted[16:])
+            else:
+                self._check_miss(outcome, strict)
+        return found
+
+    async def ttl(self, key: Key) -> float | None:
+        """Seconds until the key expires; `math.inf` where it never does; None where there is no such key."""
+        outcome = await self._read(self._slot(key), False)
+        if type(outcome) is not Found:
+            self._check_miss(outcome, False)
+            return None
+        expires_at_us = header_expires_at(outcome.header)
+        if not expires_at_us:
+            return math.inf
+        return max(0.0, (expires_at_us - self._cluster_us()) / 1e6)
+
+    # --- writing ---
+
+    async def set(self, key: Key, value: Any, *, ttl: float | None = None) -> None:
+        """Set the key's value; it is complete, and will be read, when this returns.
+
+        `ttl`: seconds to live. Raises PermissionDenied, Unavailable (nothing happened), OutcomeUnknown (it may have).
+        """
+        data = self._data(value)
+        self._check_written(await self._write(self._slot(key), PUT, data, self._expires_at(ttl)))
+
+    async def delete(self, key: Key) -> None:
+        """Delete the key, whether it is there or not. Raises as `set` does."""
+        self._check_written(await self._write(self._slot(key), DELETE, b"", 0))
+
+    async def set_many(self, items: Mapping[Key, Any], *, ttl: float | None = None) -> None:
+        """Set many keys: one batch, one signature. Not atomic: each key succeeds or fails for itself.
+
+        Where any fail, raises the gravest of their errors (OutcomeUnknown before others), with `failed`: key -> error.
+        """
+        if not items:
+            return
+        expires_at_us = self._expires_at(ttl)
+        writes = [(self._slot(key), self._data(value)) for key, value in items.items()]
+        outcomes = await self._many([slot for slot, _ in writes], [(v, PUT, expires_at_us) for _, v in writes])
+        self._check_many(list(items), outcomes)
+
+    async def delete_many(self, keys: Iterable[Key]) -> None:
+        """Delete many keys; raises as `set_many` does."""
+        wanted = list(dict.fromkeys(keys))
+        if not wanted:
+            return
+        outcomes = await self._many([self._slot(key) for key in wanted], [(b"", DELETE, 0)] * len(wanted))
+        self._check_many(wanted, outcomes)
+
+    async def touch(self, key: Key, ttl: float | None) -> bool:
+        """Give the key a new time to live (None: for ever); False where there is no such key.
+
+        Reads the value and writes it again: a write by another that falls between the two is overwritten.
+        """
+        slot = self._slot(key)
+        outcome = await self._read(slot, False)
+        if type(outcome) is not Found:
+            self._check_miss(outcome, False)
+            return False
+        value = outcome.salted[16:]
+        self._check_written(await self._write(slot, PUT, value, self._expires_at(ttl)))
+        return True
+
+    # --- inside ---
+
+    async def _read(self, slot: bytes, full: bool) -> Outcome:
+        engine = self._engine
+        if not engine.admit():
+            await engine.admitted()
+        self._check_usable()
+        future: asyncio.Future[Outcome] = engine.loop.create_future()
+        engine.core.read(slot, future, full=full)
+        engine.kick()
+        return await future
+
+    async def _write(self, slot: bytes, kind: int, value: bytes, expires_at_us: int) -> Outcome:
+        engine = self._engine
+        if not engine.admit():
+            await engine.admitted()
+        self._check_usable()
+        future: asyncio.Future[Outcome] = engine.loop.create_future()
+        engine.core.write(slot, kind, value, expires_at_us, future)
+        engine.kick()
+        return await future
+
+    async def _many(self, slots: list[bytes], writes: list[tuple[bytes, int, int]] | None) -> list[Outcome]:
+        if len(slots) > MANY_MAX:
+            raise Misuse(f"{len(slots)} keys in one call; at most {MANY_MAX} are allowed: split it")
+        engine = self._engine
+        core = engine.core
+        many = _Many(engine.loop.create_future(), len(slots))
+        try:
+            for i, slot in enumerate(slots):
+                if not engine.admit():
+                    engine.kick()
+                    await engine.admitted()
+                self._check_usable()
+                if writes is None:
+                    core.read(slot, _Part(many, i))
+                else:
+                    value, kind, expires_at_us = writes[i]
+                    core.write(slot, kind, value, expires_at_us, _Part(many, i))
+        finally:
+            engine.kick()
+        return await many.future
+
+    def _slot(self, key: Key) -> bytes:
+        if type(key) is str:
+            try:
+                data = key.encode()
+            except UnicodeEncodeError as fault:
+                raise InvalidKey(f"a key that UTF-8 cannot encode: {fault}") from None
+        elif type(key) is bytes:
+            data = key
+        else:
+            raise InvalidKey(f"a key of type {type(key).__name__}; keys are str or bytes")
+        length = len(data)
+        if not 0 < length <= KEY_BYTES_MAX:
+            raise InvalidKey(f"a key of {length} bytes; keys have 1 to {KEY_BYTES_MAX} bytes")
+        return b"%b%b%b\0\0" % (self._prefix, length.to_bytes(2, "big"), data)
+
+    def _data(self, value: Any) -> bytes:
+        data = self._dumps(value)
+        if len(data) > self._value_bytes_max:
+            raise InvalidValue(
+                f"a value of {len(data)} bytes; the namespace {self._namespace!r} takes at most {self._value_bytes_max}"
+            )
+        return data
+
+    def _expires_at(self, ttl: float | None) -> int:
+        limit = self._ttl_s_max
+        if ttl is None:
+            if limit:
+                raise InvalidValue(
+                    f"the namespace {self._namespace!r} takes only values with a ttl of at most {limit} s"
+                )
+            return 0
+        if type(ttl) not in (int, float) or not 0 < ttl < math.inf:
+            raise InvalidValue(f"a ttl of {ttl!r}; it is a number of seconds above 0, or None for no end")
+        if limit and ttl > limit:
+            raise InvalidValue(f"a ttl of {ttl:g} s; the namespace {self._namespace!r} takes at most {limit} s")
+        expires_at_us = self._cluster_us() + math.ceil(ttl * 1e6)
+        if expires_at_us > TIME_US_MAX:
+            raise InvalidValue(f"a ttl of {ttl:g} s is beyond what can be written; None means no end")
+        return expires_at_us
+
+    def _cluster_us(self) -> int:
+        return self._engine.core.clock.time_us(now_us())
+
+    def _check_usable(self) -> None:
+        engine = self._engine
+        if engine.closed:
+            raise Misuse("this client is closed")
+        if engine.process != os.getpid():
+            # A copy would share nonce and sessions with its parent; stamps must be unique (protocol 2).
+            raise Misuse("this client was made before a fork: connect a new one in each process")
+
+    def _check_miss(self, outcome: Outcome, strict: bool) -> None:
+        if type(outcome) is Missed:
+            needed = self.configuration.f + 1
+            if strict and outcome.vouchers < needed:
+                raise Unavailable(
+                    f"only {outcome.vouchers} nodes vouch for the miss, {needed} would make it certain: the key may "
+                    "have a value that too few nodes could confirm in time. Try again"
+                )
+            return
+        raise _error_of(outcome)
+
+    def _check_written(self, outcome: Outcome) -> None:
+        if type(outcome) is not Written:
+            raise _error_of(outcome)
+
+    def _check_many(self, keys: list[Key], outcomes: list[Outcome]) -> None:
+        failed = {
+            key: _error_of(outcome) for key, outcome in zip(keys, outcomes, strict=True) if type(outcome) is not Written
+        }
+        if not failed:
+            return
+        gravest = max(failed.values(), key=lambda error: isinstance(error, OutcomeUnknown))
+        error = type(gravest)(f"{len(failed)} of {len(keys)} writes failed, one of them so: {gravest}")
+        error.failed = dict(failed)
+        raise error
+
+
+class _Many:
+    """Collects the outcomes of a bulk operation."""
+
+    __slots__ = ("future", "left", "outcomes")
+
+    def __init__(self, future: asyncio.Future[list[Outcome]], count: int) -> None:
+        self.future = future
+        self.left = count
+        self.outcomes: list[Any] = [None] * count
+
+
+class _Part:
+    """One operation of a bulk operation, as a token."""
+
+    __slots__ = ("_index", "_many")
+
+    def __init__(self, many: _Many, index: int) -> None:
+        self._many = many
+        self._index = index
+
+    def done(self) -> bool:
+        return self._many.future.done()
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        many = self._many
+        many.outcomes[self._index] = outcome
+        many.left -= 1
+        if not many.left:
+            many.future.set_result(many.outcomes)
+
+
+def _error_of(outcome: Outcome) -> QuorumCacheError:
+    assert isinstance(outcome, Failed)
+    kind = {DENIED: PermissionDenied, UNKNOWN: OutcomeUnknown, MISMATCH: ConfigurationMismatch}.get(
+        outcome.kind, Unavailable
+    )
+    return kind(outcome.detail)
+
+
+def slot_in(namespace: str, key: Key) -> bytes:
+    """The slot of a key in a namespace, as `Client` makes it; raises InvalidKey."""
+    data = key.encode() if isinstance(key, str) else key
+    try:
+        return slot_of(namespace.encode(), data)
+    except ValueError as fault:
+        raise InvalidKey(str(fault)) from None

@@ -1,0 +1,219 @@
+"""The coordinator on an event loop: its clock, its links, its timer, its futures.
+
+All that is asked for in one turn of the loop leaves together: one frame per node, one batch per group. There is no task
+and no lock per operation; an operation is a token whose `set_result` is called when it ends. It must not know keys'
+or values' meaning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import deque
+from typing import Final, Protocol
+
+from quorumcache.core.certificate import Verifier
+from quorumcache.core.config import Configuration
+from quorumcache.core.coordinator import Coordinator
+from quorumcache.core.messages import AnyReply
+from quorumcache.core.outcome import Outcome
+from quorumcache.errors import Unavailable
+from quorumcache.net.link import Link
+from quorumcache.net.peers import Http, open_http, send_all
+from quorumcache.wire.keys import SigningKey, verify
+
+OPERATIONS_MAX: Final = 65_536
+CLEAN_S: Final = 1.0
+
+
+class Token(Protocol):
+    """What waits for an outcome: a future, or a part of a bulk operation."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        """Take the outcome."""
+
+
+def now_us() -> int:
+    """The process's monotonic clock, in microseconds."""
+    return time.monotonic_ns() // 1000
+
+
+class Engine:
+    """Drives one coordinator. Made and used within one event loop and process."""
+
+    def __init__(self, configuration: Configuration, key: SigningKey | None, *, compress: bool) -> None:
+        self.configuration = configuration
+        self.key = key
+        self.loop = asyncio.get_running_loop()
+        self.process = os.getpid()
+        self.core = Coordinator(
+            configuration,
+            Verifier(verify, [configuration]),
+            writer=key.public if key is not None else None,
+            sign=key.sign if key is not None else None,
+            nonce=int.from_bytes(os.urandom(8), "big"),
+            random_bytes=os.urandom,
+            first_id=int.from_bytes(os.urandom(7), "big"),
+            guess_us=time.time_ns() // 1000 - now_us(),
+        )
+        self.links: dict[int, Link] = {}
+        self.closed = False
+        self._compress = compress
+        self._http: Http | None = None
+        self._flushing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_us = 0
+        self._cleaner: asyncio.TimerHandle | None = None
+        self._operations = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._changed = asyncio.Event()
+
+    # --- life ---
+
+    async def start(self, wait_s_max: float) -> None:
+        """Connect. Returns as soon as q nodes of the configuration are connected, or q and a moment more for the rest.
+        Raises Unavailable where fewer are after `wait_s_max`."""
+        self._http = open_http()
+        for info in self.configuration.nodes:
+            link = Link(
+                self.configuration,
+                info,
+                self._http,
+                on_replies=self._on_replies,
+                on_change=self._on_change,
+                compress=self._compress,
+            )
+            self.links[info.index] = link
+            self.core.reachable(info.index, False)
+            link.start()
+        self._clean()
+        needed = len(self.links) - self.configuration.f
+        end_s = self.loop.time() + wait_s_max
+        while self._up() < len(self.links) and self.loop.time() < end_s:
+            if self._up() >= needed:
+                end_s = min(end_s, self.loop.time() + 0.05)
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, end_s - self.loop.time())):
+                    await self._changed.wait()
+        if self._up() < self.configuration.q:
+            problems = "; ".join(
+                f"{link.node.name} at {link.node.address}: {link.problem}"
+                for link in self.links.values()
+                if not link.up
+            )
+            await self.stop()
+            raise Unavailable(
+                f"only {self._up()} of {len(self.links)} nodes of cluster {self.configuration.cluster_id} could be "
+                f"reached within {wait_s_max:g} s, {self.configuration.q} are needed. {problems}"
+            )
+
+    def _up(self) -> int:
+        return sum(link.up for link in self.links.values())
+
+    async def stop(self) -> None:
+        """Close all sessions. Operations that have not ended end as Unavailable or OutcomeUnknown."""
+        self.closed = True
+        for timer in (self._timer, self._cleaner):
+            if timer is not None:
+                timer.cancel()
+        # What is under way can get no answers now: let it run out, so that each operation says how it ended.
+        if not self.core.is_idle:
+            self.core.wake(now_us() + 2 * self.configuration.op_time_us)
+            self._collect()
+        for link in self.links.values():
+            await link.stop()
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+
+    # --- operations ---
+
+    def kick(self) -> None:
+        """Something was queued: flush at the end of this turn of the loop."""
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush)
+
+    def admit(self) -> bool:
+        """Take a place for an operation; False where all are taken, and `admitted` must be awaited first."""
+        if self._operations < OPERATIONS_MAX:
+            self._operations += 1
+            return True
+        return False
+
+    async def admitted(self) -> None:
+        """Wait for a place, and take it."""
+        while self._operations >= OPERATIONS_MAX:
+            future: asyncio.Future[None] = self.loop.create_future()
+            self._waiting.append(future)
+            await future
+        self._operations += 1
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self.core.flush(now_us())
+        self._after()
+
+    def _after(self) -> None:
+        """Hand out what ended, send what is to be sent, set the timer: after each step of the core."""
+        core = self.core
+        if core.outbox:
+            outbox, core.outbox = core.outbox, []
+            send_all(self.links, outbox)
+        if core.done:
+            self._collect()
+        if core.has_ready():
+            self.kick()
+        deadline_us = core.deadline_us
+        if deadline_us is not None and (self._timer is None or deadline_us < self._timer_us):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_us = deadline_us
+            self._timer = self.loop.call_later(max(0, deadline_us - now_us()) / 1e6, self._wake)
+
+    def _collect(self) -> None:
+        done, self.core.done = self.core.done, []
+        self._operations -= len(done)
+        for token, outcome in done:
+            if not token.done():
+                token.set_result(outcome)
+        if self._waiting:
+            # Wake as many as there are places; who comes later waits again.
+            free = OPERATIONS_MAX - self._operations
+            while self._waiting and free > 0:
+                future = self._waiting.popleft()
+                if not future.done():
+                    future.set_result(None)
+                    free -= 1
+
+    def _wake(self) -> None:
+        self._timer = None
+        self.core.wake(now_us())
+        self._after()
+
+    def _clean(self) -> None:
+        self.core.forgive()
+        is_wanted = self.core.is_routed
+        for link in self.links.values():
+            link.forget(is_wanted)
+        self._cleaner = self.loop.call_later(CLEAN_S, self._clean)
+
+    # --- news from the links ---
+
+    def _on_replies(self, node: int, replies: list[AnyReply]) -> None:
+        receive, at_us = self.core.receive, now_us()
+        for reply in replies:
+            receive(node, reply, at_us)
+        self._after()
+
+    def _on_change(self, node: int, up: bool, clock_us: int) -> None:
+        if up:
+            self.core.clock.report(node, clock_us, now_us())
+        self.core.reachable(node, up)
+        self._changed.set()

@@ -1,0 +1,128 @@
+"""The client library without asyncio: the same operations, blocking, from any thread.
+
+An event loop in a thread of its own runs the asynchronous client; it works where a loop already runs, as in Jupyter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from quorumcache.client.client import Client, Key
+from quorumcache.client.serializers import Serializer
+from quorumcache.core.config import SignedConfiguration
+from quorumcache.errors import Misuse
+from quorumcache.wire.keys import SigningKey
+
+T = TypeVar("T")
+
+
+class SyncClient:
+    """A blocking client of a cluster; its methods are those of `Client`, and may be called from any thread.
+
+    with SyncClient("cluster.toml", key="keys/writer-default.key") as client:
+        client.set("greeting", b"hello")
+    """
+
+    def __init__(
+        self,
+        cluster: str | os.PathLike[str] | SignedConfiguration,
+        *,
+        key: str | os.PathLike[str] | SigningKey | None = None,
+        namespace: str | None = None,
+        serializer: str | Serializer = "bytes",
+        timeout: float = 10.0,
+        compress: bool = False,
+    ) -> None:
+        """Connect; arguments and errors are those of `Client.connect`."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="quorumcache client", daemon=True)
+        self._thread.start()
+        self._closed = False
+        try:
+            self._client = self._run(
+                Client.connect(
+                    cluster, key=key, namespace=namespace, serializer=serializer, timeout=timeout, compress=compress
+                )
+            )
+        except BaseException:
+            self._stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all sessions and end the thread."""
+        if not self._closed:
+            try:
+                self._run(self._client.close())
+            finally:
+                self._stop()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """See `Client.counts`."""
+        return self._client.counts
+
+    def get(self, key: Key, default: Any = None, *, strict: bool = False) -> Any:
+        """See `Client.get`."""
+        return self._run(self._client.get(key, default, strict=strict))
+
+    def get_many(self, keys: Iterable[Key], *, strict: bool = False) -> dict[Key, Any]:
+        """See `Client.get_many`."""
+        return self._run(self._client.get_many(keys, strict=strict))
+
+    def set(self, key: Key, value: Any, *, ttl: float | None = None) -> None:
+        """See `Client.set`."""
+        self._run(self._client.set(key, value, ttl=ttl))
+
+    def set_many(self, items: Mapping[Key, Any], *, ttl: float | None = None) -> None:
+        """See `Client.set_many`."""
+        self._run(self._client.set_many(items, ttl=ttl))
+
+    def delete(self, key: Key) -> None:
+        """See `Client.delete`."""
+        self._run(self._client.delete(key))
+
+    def delete_many(self, keys: Iterable[Key]) -> None:
+        """See `Client.delete_many`."""
+        self._run(self._client.delete_many(keys))
+
+    def touch(self, key: Key, ttl: float | None) -> bool:
+        """See `Client.touch`."""
+        return self._run(self._client.touch(key, ttl))
+
+    def ttl(self, key: Key) -> float | None:
+        """See `Client.ttl`."""
+        return self._run(self._client.ttl(key))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if self._closed or not self._thread.is_alive():
+            coroutine.close()
+            raise Misuse("this client is closed, or was made before a fork: connect a new one")
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise Misuse("a blocking call from the client's own loop would never end: use Client there")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _stop(self) -> None:
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5.0)
+        if not self._thread.is_alive():
+            self._loop.close()

@@ -1,0 +1,234 @@
+"""The node's side of sessions: an aiohttp server that opens frames, hands requests to a handler, and sends its replies.
+
+Requests of a session are handled in order, frame by frame; a client that does not read its replies is not read from
+either, so neither side's memory grows. Beside sessions it serves `/healthz` and `/v1/status` to anyone who can connect.
+Knows aiohttp; must not know what the messages mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import aiohttp
+from aiohttp import web
+
+from quorumcache.core.config import Configuration
+from quorumcache.core.messages import Reply, Request
+from quorumcache.wire import codec
+from quorumcache.wire import handshake as h
+from quorumcache.wire.codec import Unreadable
+from quorumcache.wire.frame import FRAME_BYTES_MAX
+
+SESSIONS_MAX: Final = 1024
+CREDIT_BYTES: Final = 16 << 20
+HELLO_S_MAX: Final = 5.0
+#: A client that reads nothing for this long loses its session.
+SEND_S_MAX: Final = 30.0
+HEARTBEAT_S: Final = 15.0
+REPLIES_BYTES_GOAL: Final = 4 << 20
+
+
+class Handler(Protocol):
+    """What answers requests: a running node, or a test's liar."""
+
+    def handle(self, request: Request) -> Reply | None:
+        """Answer one request; None is silence."""
+
+    def clock_us(self) -> int:
+        """The node's clock, in microseconds since the epoch."""
+
+    def status(self) -> dict[str, Any]:
+        """What `/v1/status` shows."""
+
+
+class NodeServer:
+    """Serves a node's sessions at `host:port` (port 0: any free one; `port` says which).
+
+    `sign` signs with the node's key, `public` is that key. `wrap`, for tests, may replace the bytes of frames on
+    their way out.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        public: bytes,
+        sign: Callable[[bytes], bytes],
+        handler: Handler,
+        *,
+        host: str,
+        port: int,
+        compress: bool = True,
+        sessions_max: int = SESSIONS_MAX,
+        wrap: Callable[[bytes], bytes | None] | None = None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.sessions_count = 0
+        self.sessions_refused_count = 0
+        self.sessions_broken_count = 0
+        self._configuration = configuration
+        self._public = public
+        self._sign = sign
+        self._handler = handler
+        self._compress = compress
+        self._sessions_max = sessions_max
+        self._wrap = wrap
+        self._sockets: set[web.WebSocketResponse] = set()
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises OSError where the address cannot be had."""
+        app = web.Application(client_max_size=1 << 16)
+        app.router.add_get("/v1/session", self._session)
+        app.router.add_get("/v1/status", self._status)
+        app.router.add_get("/healthz", self._health)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.host, self.port, backlog=512, reuse_address=True)
+        try:
+            await site.start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Close all sessions and stop listening."""
+        for websocket in list(self._sockets):
+            with contextlib.suppress(OSError, aiohttp.ClientError):
+                await websocket.close(code=aiohttp.WSCloseCode.GOING_AWAY, message=b"the node stops")
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return web.json_response({"ok": True})
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        status = self._handler.status()
+        status["sessions"] = {
+            "open": self.sessions_count,
+            "refused": self.sessions_refused_count,
+            "broken": self.sessions_broken_count,
+        }
+        return web.json_response(status)
+
+    async def _session(self, request: web.Request) -> web.WebSocketResponse:
+        websocket = web.WebSocketResponse(
+            max_msg_size=FRAME_BYTES_MAX, heartbeat=HEARTBEAT_S, compress=False, writer_limit=1 << 20
+        )
+        await websocket.prepare(request)
+        if self.sessions_count >= self._sessions_max:
+            self.sessions_refused_count += 1
+            detail = f"the node has its {self._sessions_max} sessions; try again later"
+            await websocket.send_bytes(h.refusal(h.TOO_MANY, detail))
+            await websocket.close()
+            return websocket
+        self.sessions_count += 1
+        self._sockets.add(websocket)
+        try:
+            channel = await self._open(websocket)
+            if channel is not None:
+                await self._serve(websocket, channel)
+        except Unreadable as fault:
+            # A peer's fault, and its session's end; nobody else's.
+            self.sessions_broken_count += 1
+            await self._close(websocket, aiohttp.WSCloseCode.PROTOCOL_ERROR, str(fault))
+        except TimeoutError:
+            self.sessions_broken_count += 1
+            await self._close(websocket, aiohttp.WSCloseCode.POLICY_VIOLATION, "the client was silent for too long")
+        except (OSError, aiohttp.ClientError):
+            self.sessions_broken_count += 1
+        finally:
+            self.sessions_count -= 1
+            self._sockets.discard(websocket)
+        return websocket
+
+    async def _close(self, websocket: web.WebSocketResponse, code: int, reason: str) -> None:
+        with contextlib.suppress(OSError, aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await websocket.close(code=code, message=reason.encode()[:120])
+
+    async def _open(self, websocket: web.WebSocketResponse) -> h.Channel | None:
+        async with asyncio.timeout(HELLO_S_MAX):
+            message = await websocket.receive()
+        if message.type is not aiohttp.WSMsgType.BINARY:
+            if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
+                return None
+            raise Unreadable("a session opens with a binary message")
+        hello = h.read_hello(message.data)
+        refusal = self._refusal(hello)
+        if refusal is not None:
+            self.sessions_refused_count += 1
+            await websocket.send_bytes(refusal)
+            await websocket.close()
+            return None
+        channel, answer = h.welcome(
+            message.data,
+            hello,
+            self._sign,
+            os.urandom(32),
+            clock_us=self._handler.clock_us(),
+            credit_bytes=CREDIT_BYTES,
+            compress=self._compress,
+        )
+        await websocket.send_bytes(answer)
+        return channel
+
+    def _refusal(self, hello: h.Hello) -> bytes | None:
+        mine = self._configuration
+        if hello.cluster_id != mine.cluster_id:
+            detail = f"this node belongs to cluster {mine.cluster_id!r}, the client asks for {hello.cluster_id!r}"
+            return h.refusal(h.OTHER_CLUSTER, detail)
+        if hello.configuration != mine.digest:
+            detail = (
+                f"this node works under epoch {mine.epoch}, configuration {mine.digest.hex()[:16]}; the client under "
+                f"{hello.configuration.hex()[:16]}: whoever has the lower epoch must load the newer configuration"
+            )
+            return h.refusal(h.OTHER_CONFIGURATION, detail)
+        if hello.node != self._public:
+            detail = f"the client expects node key {hello.node.hex()}, this node's is {self._public.hex()}"
+            return h.refusal(h.OTHER_KEY, detail)
+        return None
+
+    async def _serve(self, websocket: web.WebSocketResponse, channel: h.Channel) -> None:
+        handle, encode = self._handler.handle, codec.encode
+        open_, seal, wrap = channel.opener.open, channel.sealer.seal, self._wrap
+        receive, send_bytes = websocket.receive, websocket.send_bytes
+        binary = aiohttp.WSMsgType.BINARY
+        while True:
+            message = await receive()
+            if message.type is not binary:
+                if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.ERROR):
+                    raise Unreadable("a message that is no binary frame, or over its bound")
+                return
+            parts: list[bytes] = []
+            size = 0
+            for request in codec.decode_requests(open_(message.data)):
+                reply = handle(request)
+                if reply is None:
+                    continue
+                part = encode(reply)
+                if parts and size + len(part) > REPLIES_BYTES_GOAL:
+                    await self._send(send_bytes, seal(codec.join(parts)), wrap)
+                    parts, size = [], 0
+                parts.append(part)
+                size += len(part)
+            if parts:
+                await self._send(send_bytes, seal(codec.join(parts)), wrap)
+
+    async def _send(self, send_bytes: Any, frame: bytes, wrap: Callable[[bytes], bytes | None] | None) -> None:
+        if wrap is not None:
+            wrapped = wrap(frame)
+            if wrapped is None:
+                return
+            frame = wrapped
+        if len(frame) < 1 << 16:
+            await send_bytes(frame)
+            return
+        async with asyncio.timeout(SEND_S_MAX):
+            await send_bytes(frame)
