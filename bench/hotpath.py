@@ -140,8 +140,8 @@ def floor(figures: Figures) -> None:
         each = (signs * sign_us + verifies * verify_us) / batch + hashes * hash_us
         figures[f"set_c{batch}_floor_us"] = round(each, 1)
         print(
-            f"set in a batch of {batch:3}: {signs / batch:.2f} signatures, {verifies / batch:.2f} verifications, {hashes} "
-            f"hashes: {each:.1f} us on one core, all five processes together"
+            f"set in a batch of {batch:3}: {signs / batch:.2f} signatures, {verifies / batch:.2f} verifications, "
+            f"{hashes} hashes: {each:.1f} us on one core, all five processes together"
         )
     figures["get_floor_us"] = round(2 * hash_us, 2)
     print(f"get: no signature, 2 hashes: {2 * hash_us:.1f} us")
