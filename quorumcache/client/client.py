@@ -238,9 +238,9 @@ class Client:
 
     async def _read(self, slot: bytes, full: bool) -> Outcome:
         engine = self._engine
+        self._check_usable()
         if not engine.admit():
             await engine.admitted()
-        self._check_usable()
         future: asyncio.Future[Outcome] = engine.loop.create_future()
         engine.core.read(slot, future, full=full)
         engine.kick()
@@ -248,9 +248,9 @@ class Client:
 
     async def _write(self, slot: bytes, kind: int, value: bytes, expires_at_us: int) -> Outcome:
         engine = self._engine
+        self._check_usable()
         if not engine.admit():
             await engine.admitted()
-        self._check_usable()
         future: asyncio.Future[Outcome] = engine.loop.create_future()
         engine.core.write(slot, kind, value, expires_at_us, future)
         engine.kick()
@@ -260,6 +260,7 @@ class Client:
         if len(slots) > MANY_MAX:
             raise Misuse(f"{len(slots)} keys in one call; at most {MANY_MAX} are allowed: split it")
         engine = self._engine
+        self._check_usable()
         core = engine.core
         many = _Many(engine.loop.create_future(), len(slots))
         try:
@@ -267,7 +268,6 @@ class Client:
                 if not engine.admit():
                     engine.kick()
                     await engine.admitted()
-                self._check_usable()
                 if writes is None:
                     core.read(slot, _Part(many, i))
                 else:

@@ -122,10 +122,9 @@ class Engine:
         for timer in (self._timer, self._cleaner):
             if timer is not None:
                 timer.cancel()
-        # What is under way can get no answers now: let it run out, so that each operation says how it ended.
-        if not self.core.is_idle:
-            self.core.wake(now_us() + 2 * self.configuration.op_time_us)
-            self._collect()
+        # What is under way can get no answers now: each operation says how it ended.
+        self.core.abandon(now_us())
+        self._collect()
         for link in self.links.values():
             await link.stop()
         if self._http is not None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from quorumcache.core import messages as m
+from quorumcache.core.attempt import PendingWrite
 from quorumcache.core.certificate import Sign, Verifier
 from quorumcache.core.clock import ClusterClock
 from quorumcache.core.config import Configuration, Group
@@ -22,7 +23,7 @@ from quorumcache.core.model import BATCH_COUNT_MAX
 from quorumcache.core.outcome import DENIED, UNAVAILABLE, Failed, Outcome
 from quorumcache.core.read import ReadBatch
 from quorumcache.core.settle import Settle
-from quorumcache.core.write import PendingWrite, WriteBatch
+from quorumcache.core.write import WriteBatch
 
 _AHEAD_MAX: Final = 4096
 _SUSPICION_MAX: Final = 64.0
@@ -162,9 +163,32 @@ class Coordinator:
         due: dict[bytes, PendingWrite] = {}
         while self._delayed and self._delayed[0][0] <= now_us:
             write = heapq.heappop(self._delayed)[2]
-            due[write.slot] = write
+            if now_us >= write.deadline_us:
+                detail = f"nothing was written after {write.attempt} attempts: {write.trouble}"
+                self.finish_write(write, Failed(UNAVAILABLE, detail))
+            else:
+                due[write.slot] = write
         for group, slots in self._by_group(due):
             self._propose(group, [due[slot] for slot in slots], now_us)
+
+    def abandon(self, now_us: int) -> None:
+        """End everything, as if no answer came any more: nothing waits for an outcome after this."""
+        closed = Failed(UNAVAILABLE, "the client was closed before anything was sent")
+        late_us = now_us + 2 * self.configuration.op_time_us
+        while not self.is_idle:
+            for queue in (self._reads, self._full_reads):
+                for tokens in queue.values():
+                    self.finish(tokens, closed)
+                queue.clear()
+            for writes in (self._behind, self._ready):
+                for write in writes.values():
+                    self.finish(write.tokens, closed)
+                writes.clear()
+            for machine in list(self._routes.values()):
+                if not machine.finished:
+                    machine.wake(late_us)
+            self.wake(late_us)
+        self.outbox.clear()
 
     @property
     def deadline_us(self) -> int | None:
