@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from quorumcache.core import messages as m
-from quorumcache.core.attempt import PendingWrite
 from quorumcache.core.certificate import Sign, Verifier
 from quorumcache.core.clock import ClusterClock
 from quorumcache.core.config import Configuration, Group
@@ -23,7 +22,7 @@ from quorumcache.core.model import BATCH_COUNT_MAX
 from quorumcache.core.outcome import DENIED, UNAVAILABLE, Failed, Outcome
 from quorumcache.core.read import ReadBatch
 from quorumcache.core.settle import Settle
-from quorumcache.core.write import WriteBatch
+from quorumcache.core.write import PendingWrite, WriteBatch
 
 _AHEAD_MAX: Final = 4096
 _SUSPICION_MAX: Final = 64.0

@@ -122,9 +122,6 @@ class ReadBatch(Machine):
         """Take a node's digests, and values where it was asked for them."""
         if node not in self._group.members or self.finished:
             return
-        if now_us >= self._started_us + self._context.configuration.op_time_us:
-            self.wake(now_us)  # An answer after op_time does not count, even where the timer is late (protocol 1).
-            return
         if request_id != self._id:
             self._receive_fetch(request_id, node, reply, now_us)
             return

@@ -116,9 +116,6 @@ class Settle(Machine):
         """Take full answers, and answers to write-backs."""
         if node not in self._group.members or self.finished:
             return
-        if now_us >= self._started_us + self._context.configuration.op_time_us:
-            self.wake(now_us)  # An answer after op_time does not count, even where the timer is late (protocol 1).
-            return
         if isinstance(reply, m.Reject):
             if request_id == self._id:
                 self._rejects[node] = reply
@@ -320,9 +317,6 @@ class Overtaken(Machine):
     def receive(self, request_id: int, node: int, reply: m.Reply, now_us: int) -> None:
         """Take full answers until one will do, then answers to its commit."""
         if self.finished or node not in self._group.members:
-            return
-        if now_us >= self._end_us:
-            self._end(False, now_us)
             return
         configuration = self._context.configuration
         if isinstance(reply, m.ReadFullReply) and self._commit is None and len(reply.answers) == 1:

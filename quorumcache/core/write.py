@@ -1,8 +1,8 @@
 """Writes: prepare, certificate, commit (protocol 4, write).
 
 A `WriteBatch` is one signed batch for one group: one intent, one grant per node, then commits. What is refused leaves
-it and is proposed again, in another batch, by the coordinator (attempt.py). It must not know sockets, or what values
-mean.
+it and is proposed again, in another batch, by the coordinator; `PendingWrite` is what an operation carries from attempt
+to attempt. It must not know sockets, or what values mean.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quorumcache.core import merkle
 from quorumcache.core import messages as m
-from quorumcache.core.attempt import PendingWrite, proved_stamp, raise_time, summary_of
 from quorumcache.core.certificate import grant_string, intent_string
 from quorumcache.core.config import Group
 from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine
@@ -20,6 +19,7 @@ from quorumcache.core.model import (
     TIME_US_MAX,
     Certificate,
     Grant,
+    Malformed,
     digest_of,
     encode_header,
     stamp_of,
@@ -27,18 +27,63 @@ from quorumcache.core.model import (
     value_hash_of,
 )
 from quorumcache.core.outcome import DENIED, MISMATCH, UNAVAILABLE, UNKNOWN, Failed, Written
-from quorumcache.core.quorum import full_bitmap, is_bitmap, nth_lowest
+from quorumcache.core.quorum import full_bitmap, is_bitmap, nth_highest, nth_lowest
 from quorumcache.core.read import rejection
 from quorumcache.core.settle import Overtaken
 
 if TYPE_CHECKING:
     from quorumcache.core.coordinator import Coordinator
 
+BACKOFF_US: Final = 20_000
+BACKOFF_US_MAX: Final = 500_000
 #: How often a batch that is ahead of the nodes' clocks is sent again.
 AHEAD_POLL_US: Final = 10_000
 
 # How far a header of the batch is.
 _ASKED, _CERTIFIED, _LEFT = 0, 1, 2
+
+
+class PendingWrite:
+    """One write of one slot, over all its attempts. Times are in microseconds."""
+
+    __slots__ = (
+        "attempt",
+        "deadline_us",
+        "expires_at_us",
+        "first_bound_us",
+        "kind",
+        "metadata",
+        "slot",
+        "time_min_us",
+        "tokens",
+        "trouble",
+        "value",
+    )
+
+    def __init__(
+        self,
+        slot: bytes,
+        kind: int,
+        value: bytes,
+        expires_at_us: int,
+        metadata: bytes,
+        tokens: list[Any],
+    ) -> None:
+        self.slot = slot
+        self.kind = kind
+        self.value = value
+        self.expires_at_us = expires_at_us
+        self.metadata = metadata
+        self.tokens = tokens
+        self.attempt = 0
+        #: op_time after the first send.
+        self.deadline_us = 0
+        #: The next stamp's time is at least this.
+        self.time_min_us = 0
+        #: What q informative answers to the first attempt lay at or below; None where they were fewer.
+        self.first_bound_us: int | None = None
+        #: Why the last attempt was refused, for the error.
+        self.trouble = ""
 
 
 class _CommitPart:
@@ -62,7 +107,6 @@ class WriteBatch(Machine):
         "_answered_us",
         "_commits",
         "_context",
-        "_first_end_us",
         "_grants",
         "_group",
         "_headers",
@@ -130,7 +174,6 @@ class WriteBatch(Machine):
         self._leaves = b"".join(digests)
         self._root = merkle.root_of(self._leaves)
         self._signature = context.sign(intent_string(configuration.digest, group.id, self._root))
-        self._first_end_us = min(write.deadline_us for write in writes)
         self._states = bytearray(len(writes))
         self._left = len(writes)
         self._grants: dict[int, Grant] = {}
@@ -151,11 +194,6 @@ class WriteBatch(Machine):
         """Take grants and refusals, then answers to commits."""
         if self.finished or node not in self._group.members:
             return
-        if now_us >= self._first_end_us:
-            # Answers after op_time do not count, even where the timer is late (protocol 1).
-            self.wake(now_us)
-            if not self._left:
-                return
         if request_id == self._id:
             if isinstance(reply, m.PrepareReply):
                 self._take_prepared(node, reply, now_us)
@@ -243,7 +281,7 @@ class WriteBatch(Machine):
         ahead = 0
         for node, refusal in refusals.items():
             if refusal.code == m.STALE:
-                shown = proved_stamp(context, node, write.slot, stamp, refusal)
+                shown = self._proved(node, i, refusal)
                 if shown is not None:
                     proved.append(shown)
                     bounds.append(stamp_time(shown))
@@ -252,7 +290,7 @@ class WriteBatch(Machine):
                 bounds.append(refusal.time_us)
             elif refusal.code == m.AHEAD:
                 ahead += 1
-        write.trouble = summary_of(refusals, len(self._refusals), len(self._group.members))
+        write.trouble = _summary(refusals, len(self._refusals), len(self._group.members))
         if ahead and ahead == len(refusals):
             # AHEAD alone: wait, then send the same bytes again.
             cluster_us = context.clock.time_us(now_us)
@@ -266,7 +304,47 @@ class WriteBatch(Machine):
             self._overtaken(write, stamp, max(proved), now_us)
             return
         self._leave(i)
-        raise_time(context, write, stamp, proved, floors, now_us)
+        self._raise_time(write, stamp, proved, floors, now_us)
+
+    def _proved(self, node: int, i: int, refusal: m.Refusal) -> bytes | None:
+        """The stamp that a STALE refusal proves, where its certificate is valid and really stands in the way."""
+        context = self._context
+        if refusal.proof is None:
+            return None
+        try:
+            header = context.verifier.check_entry(refusal.proof, with_value=False)
+            if header.slot != self._writes[i].slot or header.stamp < self._stamps[i]:
+                raise Malformed("the proof is not of a higher stamp of this slot")
+        except Malformed:
+            context.suspect(node, 4.0, lie=True)
+            return None
+        return header.stamp
+
+    def _raise_time(
+        self, write: PendingWrite, stamp: bytes, proved: list[bytes], floors: list[int], now_us: int
+    ) -> None:
+        context = self._context
+        configuration = context.configuration
+        cluster_us = context.clock.time_us(now_us)
+        least_us = stamp_time(stamp) + 1
+        for shown in proved:
+            least_us = max(least_us, stamp_time(shown) + 1)
+        claimed = nth_highest(floors, configuration.f + 1)
+        if claimed is not None:
+            least_us = max(least_us, claimed + 1)
+        if write.attempt > 1:
+            # It was not enough: above any claimed floor that could be honest.
+            honest_us = cluster_us + 3 * configuration.max_skew_us
+            for floor_us in floors:
+                if floor_us <= honest_us:
+                    least_us = max(least_us, floor_us + 1)
+        write.time_min_us = least_us
+        not_before_us = now_us
+        if not proved and not floors:
+            # Nothing to go above: busy or full nodes, or silence. Try again a little later.
+            not_before_us += min(BACKOFF_US << min(write.attempt, 8), BACKOFF_US_MAX)
+        wait_us = least_us - configuration.max_skew_us - cluster_us
+        context.retry(write, max(not_before_us, now_us + wait_us), now_us)
 
     def _overtaken(self, write: PendingWrite, stamp: bytes, above: bytes, now_us: int) -> None:
         """Rule 3: what overtook this write was not complete when it began. Complete that; this one is before it."""
@@ -277,7 +355,7 @@ class WriteBatch(Machine):
                 context.counts["writes_overtaken"] += 1
                 context.finish_write(write, Written(stamp, overtaken=True))
             else:
-                raise_time(context, write, stamp, [above], [], at_us)
+                self._raise_time(write, stamp, [above], [], at_us)
 
         context.schedule(Overtaken(context, self._group, write.slot, above, write.deadline_us, finish, now_us))
 
@@ -415,10 +493,7 @@ class WriteBatch(Machine):
         if self._ahead_us:
             deadline_us = min(deadline_us, self._ahead_us)
         ends = [write.deadline_us for write, state in zip(self._writes, self._states, strict=True) if state != _LEFT]
-        if ends:
-            self._first_end_us = min(ends)
-            deadline_us = min(deadline_us, self._first_end_us)
-        self.deadline_us = deadline_us
+        self.deadline_us = min(deadline_us, *ends) if ends else deadline_us
 
     def wake(self, now_us: int) -> None:
         """Resend, end grace times, end operations whose time is over."""
@@ -483,3 +558,12 @@ class WriteBatch(Machine):
         mismatch = any(r.code == m.WRONG_CONFIGURATION for r in self._rejects.values())
         kind = MISMATCH if mismatch and len(self._rejects) > members - q else UNAVAILABLE
         self._context.finish_write(write, Failed(kind, f"nothing was written: {detail}"))
+
+
+def _summary(refusals: dict[int, m.Refusal], answered: int, members: int) -> str:
+    reasons = ", ".join(
+        f"node {node}: {m.REFUSALS.get(refusal.code, 'an unknown code')}"
+        + (f" ({refusal.detail})" if refusal.detail else "")
+        for node, refusal in sorted(refusals.items())
+    )
+    return f"{answered} of {members} nodes answered; refused by {reasons or 'none'}"
