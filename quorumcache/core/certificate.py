@@ -46,11 +46,13 @@ def grant_string(configuration: bytes, group: bytes, root: bytes, bitmap: bytes)
 class Batch(msgspec.Struct, eq=False):
     """A verified certificate as nodes and clients keep it: shared by the entries of its batch. `leaves` holds the
     batch's digests where they are known (then paths can be made), else it is empty. `counts[i]` says how many grants
-    promise header i, or is empty where every grant promises all."""
+    promise header i, or is empty where every grant promises all. `held_count` is the number of stored entries that
+    share it."""
 
     certificate: Certificate
     leaves: bytes
     counts: bytes
+    held_count: int = 0
 
 
 class Verifier:

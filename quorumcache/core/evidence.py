@@ -9,7 +9,7 @@ import msgspec
 
 from quorumcache.core import merkle
 from quorumcache.core.certificate import Verifier, intent_string
-from quorumcache.core.model import Header, Malformed, parse_header
+from quorumcache.core.model import BATCH_COUNT_MAX, Header, Malformed, parse_header
 
 
 class SignedHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -45,6 +45,8 @@ def verify_equivocation(proof: Equivocation, verifier: Verifier) -> bytes:
 
 def _verify_signed(configuration: bytes, signed: SignedHeader, verifier: Verifier) -> Header:
     header = parse_header(signed.header)
+    if not 1 <= signed.count <= BATCH_COUNT_MAX:
+        raise Malformed("a batch of no size that there is")
     root = merkle.root_from_path(header.digest, signed.position, signed.count, signed.path)
     if root is None:
         raise Malformed("a path has not the shape of its batch")

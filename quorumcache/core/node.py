@@ -26,6 +26,7 @@ from quorumcache.core.model import (
     ABSENT,
     BATCH_COUNT_MAX,
     DELETE,
+    SALT_BYTES,
     Entry,
     Header,
     Malformed,
@@ -34,14 +35,15 @@ from quorumcache.core.model import (
     slot_parts,
 )
 from quorumcache.core.quorum import bitmap_of, full_bitmap
-from quorumcache.core.slots import Held, Promise, Shard, Slots
+from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES, Held, Promise, Shard, Slots
 
 TICK_WORK_MAX: Final = 256
 _LEAVES_FORM: Final = "leaves and paths exclude each other"
 
 
 class NodeLimits(msgspec.Struct, frozen=True):
-    """Bounds of one node: bytes of entries, open promises in all, those of one writer on one slot, kept proofs."""
+    """Bounds of one node: bytes of entries, open promises in all, those of one writer on one slot, and kept proofs,
+    of which there is one for each writer convicted."""
 
     bytes_max: int = 256 << 20
     promises_max: int = 100_000
@@ -82,6 +84,7 @@ class Node:
             promises_max=self.limits.promises_max,
         )
         self.evidence: list[Equivocation] = []
+        self._accused: set[bytes] = set()
         self.refused_counts: dict[int, int] = dict.fromkeys(m.REFUSALS, 0)
         self.request_counts: dict[str, int] = {}
 
@@ -160,7 +163,8 @@ class Node:
                 slot in open_
                 or (held is not None and header.stamp <= held.stamp)
                 or self._denial(header, now_us)
-                or not self._has_room(now_us)
+                or not self._may_promise(now_us)
+                or not self._may_store(header, now_us)
                 or not slots.floor_max_us < header.time_us <= ahead_us
             ):
                 refusal = self._refusal(promise, now_us)
@@ -198,22 +202,27 @@ class Node:
             if configuration.is_revoked(header.writer):
                 return "the writer is revoked"
             return "the configuration gives the writer no right to write in this namespace"
-        if header.size > namespace.value_bytes_max:
+        if namespace.value_bytes_max and header.size > namespace.value_bytes_max:
             return f"values in this namespace have at most {namespace.value_bytes_max} bytes"
         if namespace.ttl_s_max and header.kind != DELETE:
             latest = now_us + namespace.ttl_s_max * 1_000_000 + self.configuration.max_skew_us
             if not 0 < header.expires_at_us <= latest:
                 return f"values in this namespace live at most {namespace.ttl_s_max} s"
-        if namespace.type == "register" and (header.metadata or header.slot[-2:] != b"\x00\x00"):
+        if namespace.type == "register" and (header.metadata or slot_parts(header.slot)[2]):
             return "a register has neither fields nor metadata"
         return ""
 
-    def _has_room(self, now_us: int) -> bool:
-        """Whether one more promise may be made: rule 7's table, and memory for the entry that would follow."""
+    def _may_promise(self, now_us: int) -> bool:
+        """Rule 7: whether the table of promises has room for one more, or gets it by dropping old ones."""
         slots = self.slots
-        if len(slots.promises) >= slots.promises_max and not slots.drop_old_promises(now_us, 16):
-            return False
-        return slots.bytes_used < slots.bytes_max or slots.make_room(1, now_us)
+        excess = len(slots.promises) - slots.promises_max + 1
+        return excess <= 0 or slots.drop_old_promises(now_us, max(16, excess)) >= excess
+
+    def _may_store(self, header: Header, now_us: int) -> bool:
+        """Whether there is memory for the entry that would follow: better to say so now than after the commit."""
+        slots = self.slots
+        cost = ENTRY_OVERHEAD_BYTES + len(header.raw) + SALT_BYTES + header.size
+        return slots.bytes_used + cost <= slots.bytes_max or slots.make_room(cost, now_us, header.slot)
 
     def _is_promised(self, header: Header) -> bool:
         here = self.slots.open.get(header.slot)
@@ -256,20 +265,19 @@ class Node:
                     )
                 slots.drop_promise(oldest)
                 return self._refusal(wanted, now_us)
-        if len(slots.promises) >= slots.promises_max:
-            if not slots.drop_old_promises(now_us, 16):
-                return m.Refusal(position, m.BUSY, 0, None, "the node's table of promises is full")
-            return self._refusal(wanted, now_us)
-        if slots.bytes_used >= slots.bytes_max:
-            if not slots.make_room(1, now_us):
-                return m.Refusal(
-                    position, m.FULL, 0, None, "the node is full, and nothing in it is old enough to evict"
-                )
-            return self._refusal(wanted, now_us)
-        return None
+        floor_us = shard.floor_us
+        if not self._may_promise(now_us):
+            return m.Refusal(position, m.BUSY, 0, None, "the node's table of promises is full")
+        if not self._may_store(header, now_us):
+            return m.Refusal(position, m.FULL, 0, None, "the node is full, and nothing in it is old enough to evict")
+        # Making room may have raised the floor, or taken the current entry.
+        return None if shard.floor_us == floor_us else self._refusal(wanted, now_us)
 
     def _accuse(self, first: Promise, second: Promise) -> None:
-        if len(self.evidence) < self.limits.evidence_max:
+        # One proof convicts a writer: more of them would only crowd out those against others.
+        writer = first.header.writer
+        if writer not in self._accused and len(self._accused) < self.limits.evidence_max:
+            self._accused.add(writer)
             self.evidence.append(Equivocation(self.configuration.digest, _signed(first), _signed(second)))
 
     # --- commit ---

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -19,8 +20,11 @@ from quorumcache.core.model import Entry, Header, header_expires_at, header_is_d
 
 #: What one entry costs beside its header, salt and value: measured by bench/memory.py, rounded up.
 ENTRY_OVERHEAD_BYTES: Final = 480
+#: What one grant costs beside its bitmap: the objects, the signature.
+GRANT_OVERHEAD_BYTES: Final = 208
 _REAP_SLACK: Final = 1024
 _EVICT_LOOK: Final = 8
+_EVICT_PAUSE_US: Final = 10_000
 
 
 class Held(msgspec.Struct, eq=False, gc=False):
@@ -112,6 +116,7 @@ class Slots:
         self.floor_max_us = floor_us
         self._reap: list[tuple[int, bytes, bytes]] = []
         self._evict_at = 0
+        self._look_again_us = 0
         self.age_us = 2 * configuration.max_skew_us
         self.promise_age_us = 2 * configuration.max_skew_us + configuration.op_time_us
 
@@ -185,12 +190,16 @@ class Slots:
         cost = len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES
         if before is not None:
             cost -= len(before.header) + len(before.salted) + ENTRY_OVERHEAD_BYTES
+        self._hold(held.batch)  # Before making room, which might let go of the last entry that shares it.
         if self.bytes_used + cost > self.bytes_max and not self.make_room(cost, now_us, slot):
+            self._release(held.batch)
             return False
+        self.bytes_used += cost
         if before is None:
             self.shard(slot).slots[slot] = None
+        else:
+            self._release(before.batch)
         self.current[slot] = held
-        self.bytes_used += cost
         header = held.header
         expires_at = header_expires_at(header)
         if expires_at or header_is_delete(header):
@@ -201,18 +210,34 @@ class Slots:
         """Drop a current entry, as eviction and reaping do: raises the shard's floor to its stamp's time."""
         held = self.current.pop(slot)
         self.bytes_used -= len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES
+        self._release(held.batch)
         shard = self.shard(slot)
         del shard.slots[slot]
         self.raise_floor(shard, held.time_us)
 
+    def _hold(self, batch: Batch) -> None:
+        if not batch.held_count:
+            self.bytes_used += _batch_cost(batch)
+        batch.held_count += 1
+
+    def _release(self, batch: Batch) -> None:
+        batch.held_count -= 1
+        if not batch.held_count:
+            self.bytes_used -= _batch_cost(batch)
+
     def make_room(self, cost: int, now_us: int, keep: bytes | None = None) -> bool:
         """Evict until `cost` more bytes fit; only what is older than 2 max_skew goes, and nothing of a recovering
-        shard. Walks the shards in turn, and in each takes the oldest of the first few."""
+        shard. Walks the shards in turn, and in each takes the oldest of the first few; those that are too young to go
+        make place for the next look."""
         if cost > self.bytes_max:
+            return False
+        if now_us < self._look_again_us and self.bytes_used + cost > self.bytes_max:
             return False
         idle = 0
         while self.bytes_used + cost > self.bytes_max:
             if idle >= len(self.shards):
+                # That was a walk over all shards for nothing: not for each header of a batch again.
+                self._look_again_us = now_us + _EVICT_PAUSE_US
                 return False
             self._evict_at = (self._evict_at + 1) % len(self.shards)
             shard = self.shards[self._evict_at]
@@ -226,13 +251,20 @@ class Slots:
         return True
 
     def _victim(self, shard: Shard, now_us: int, keep: bytes | None) -> bytes | None:
-        oldest, oldest_us = None, now_us - self.age_us
-        for looked, slot in enumerate(shard.slots):
-            if looked >= _EVICT_LOOK:
-                break
+        limit_us = now_us - self.age_us
+        oldest, oldest_us = None, limit_us
+        young = []
+        for slot in islice(shard.slots, _EVICT_LOOK):
             time_us = self.current[slot].time_us
-            if time_us < oldest_us and slot != keep:
+            if time_us >= limit_us or slot == keep:
+                young.append(slot)
+            elif time_us < oldest_us:
                 oldest, oldest_us = slot, time_us
+        # Slots that are overwritten keep their place: without this, a few busy ones at the front would hide all
+        # that could go, and the node would be full for ever.
+        for slot in young:
+            del shard.slots[slot]
+            shard.slots[slot] = None
         return oldest
 
     def _schedule_reap(self, slot: bytes, stamp: bytes, at_us: int) -> None:
@@ -279,3 +311,10 @@ class Slots:
 
     def __iter__(self) -> Iterator[tuple[bytes, Held]]:
         return iter(self.current.items())
+
+
+def _batch_cost(batch: Batch) -> int:
+    """What the entries of a batch share, for as long as one of them is here: a writer could make one small entry pin
+    the 1,024 leaves and wide bitmaps of its batch, so that counts too."""
+    grants = batch.certificate.grants
+    return len(batch.leaves) + len(batch.counts) + len(grants) * (GRANT_OVERHEAD_BYTES + len(grants[0].bitmap))
