@@ -11,7 +11,8 @@ from quorumcache.core.quorum import median_of
 class ClusterClock:
     """Turns the client's own clock into cluster time.
 
-    `guess_us` is what to add to the own clock until `q` nodes have reported theirs. The result never runs backwards.
+    `guess_us` is what to add to the own clock until `q` nodes have reported theirs. The result never runs backwards,
+    but for `restart`.
     """
 
     __slots__ = ("_guess_us", "_last_us", "_offsets", "_q", "offset_us")
@@ -38,6 +39,14 @@ class ClusterClock:
         self._offsets[node] = offset
         if len(self._offsets) >= self._q:
             self.offset_us = median_of(self._offsets.values())
+
+    def restart(self, now_us: int, beyond_us: int) -> bool:
+        """Where a wrong guess has led cluster time more than `beyond_us` ahead, go back to what the nodes say. True
+        if it did: times may then recur, so the caller has to take a new nonce for its stamps."""
+        if not self.is_known or self._last_us <= now_us + self.offset_us + beyond_us:
+            return False
+        self._last_us = 0
+        return True
 
     def time_us(self, now_us: int) -> int:
         """Cluster time at `now_us` of the own clock."""

@@ -18,11 +18,12 @@ from quorumcache.core.certificate import Sign, Verifier
 from quorumcache.core.clock import ClusterClock
 from quorumcache.core.config import Configuration, Group
 from quorumcache.core.machine import Machine
-from quorumcache.core.model import BATCH_COUNT_MAX
+from quorumcache.core.model import BATCH_COUNT_MAX, DELETE, METADATA_BYTES_MAX, TIME_US_MAX, VALUE_BYTES_MAX
 from quorumcache.core.outcome import DENIED, UNAVAILABLE, Failed, Outcome
 from quorumcache.core.read import ReadBatch
+from quorumcache.core.refusal import PendingWrite
 from quorumcache.core.settle import Settle
-from quorumcache.core.write import PendingWrite, WriteBatch
+from quorumcache.core.write import WriteBatch
 
 _AHEAD_MAX: Final = 4096
 _SUSPICION_MAX: Final = 64.0
@@ -106,7 +107,18 @@ class Coordinator:
         token: Token,
         metadata: bytes = b"",
     ) -> None:
-        """Queue a write. Behind one in flight on the same slot, all that queue up collapse into the newest."""
+        """Queue a write. Behind one in flight on the same slot, all that queue up collapse into the newest.
+
+        Raises ValueError for what no node would accept; it would take the rest of its batch down with it.
+        """
+        if kind == DELETE and (value or expires_at_us):
+            raise ValueError("a delete has neither a value nor a time to expire")
+        if len(value) > VALUE_BYTES_MAX:
+            raise ValueError(f"a value has at most {VALUE_BYTES_MAX} bytes, not {len(value)}")
+        if len(metadata) > METADATA_BYTES_MAX:
+            raise ValueError(f"metadata has at most {METADATA_BYTES_MAX} bytes, not {len(metadata)}")
+        if not 0 <= expires_at_us <= TIME_US_MAX:
+            raise ValueError(f"a time to expire is 0 to {TIME_US_MAX} microseconds, not {expires_at_us}")
         if self.sign is None:
             self.done.append((token, Failed(DENIED, "this client has no writer's key")))
             return
@@ -139,10 +151,21 @@ class Coordinator:
 
     def receive(self, node: int, reply: m.Reply, now_us: int) -> None:
         """Take a node's reply. One that answers nothing in flight is only good for its clock."""
-        self.clock.report(node, reply.clock_us, now_us)
+        clock = self.clock
+        if clock.is_known:
+            clock.report(node, reply.clock_us, now_us)
+        else:
+            clock.report(node, reply.clock_us, now_us)
+            if clock.restart(now_us, 3 * self.configuration.max_skew_us):
+                self._renew_nonce()
         machine = self._routes.get(reply.id)
         if machine is None:
             return
+        if now_us >= machine.end_us:
+            # Only answers received within op_time count (protocol 1), however late the driver wakes us.
+            machine.wake(now_us)
+            if machine.finished:
+                return
         machine.receive(reply.id, node, reply, now_us)
         if machine.deadline_us < machine.scheduled_us:
             self.schedule(machine)
@@ -281,6 +304,10 @@ class Coordinator:
         """Whether something became ready that `flush` should send."""
         return bool(self._ready)
 
+    def _renew_nonce(self) -> None:
+        """Proposed times are no longer remembered: with another nonce, no stamp can be used twice all the same."""
+        self.nonce = int.from_bytes(self.random_bytes(8), "big")
+
     def note_ahead(self, slot: bytes, time_us: int, now_us: int) -> None:
         """Remember a slot's highest known stamp time, where it lies ahead of cluster time: all others are below any
         time that is proposed later, so they need no memory."""
@@ -290,6 +317,7 @@ class Coordinator:
                 self._ahead = {s: t for s, t in self._ahead.items() if t > present_us}
                 while len(self._ahead) >= _AHEAD_MAX:
                     del self._ahead[next(iter(self._ahead))]
+                    self._renew_nonce()
             self._ahead[slot] = time_us
 
     def ahead_of(self, slot: bytes) -> int:

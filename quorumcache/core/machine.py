@@ -14,13 +14,16 @@ HEDGE_US: Final = 20_000
 
 class Machine:
     """An operation, or a batch of them, in flight. `deadline_us` is when it next wants `wake`; `scheduled_us` is the
-    coordinator's note of when it will get it."""
+    coordinator's note of when it will get it. `end_us` is when the op_time of the first of its operations is over:
+    replies received from then on do not count for that one, so the coordinator wakes the machine before it hands it
+    any."""
 
-    __slots__ = ("deadline_us", "finished", "scheduled_us")
+    __slots__ = ("deadline_us", "end_us", "finished", "scheduled_us")
 
-    def __init__(self, deadline_us: int) -> None:
-        self.deadline_us = deadline_us
-        self.scheduled_us = deadline_us
+    def __init__(self, deadline_us: int, end_us: int) -> None:
+        self.deadline_us = min(deadline_us, end_us)
+        self.end_us = end_us
+        self.scheduled_us = self.deadline_us
         self.finished = False
 
     def receive(self, request_id: int, node: int, reply: m.Reply, now_us: int) -> None:
@@ -30,3 +33,9 @@ class Machine:
     def wake(self, now_us: int) -> None:
         """Do what is due by now."""
         raise NotImplementedError
+
+
+def is_worth_asking_again(node: int, rejects: dict[int, m.Reject]) -> bool:
+    """Whether a node that did not answer should be sent the request again: not one that rejected it for good."""
+    reject = rejects.get(node)
+    return reject is None or reject.code == m.OVERLOADED

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quorumcache.core import messages as m
 from quorumcache.core.config import Group
-from quorumcache.core.machine import HEDGE_US, RESEND_US, RESEND_US_MAX, Machine
+from quorumcache.core.machine import HEDGE_US, RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
 from quorumcache.core.model import (
     ABSENT,
     DELETE,
@@ -71,7 +71,6 @@ class ReadBatch(Machine):
         "_ranges",
         "_rejects",
         "_resend_us",
-        "_resent_us",
         "_slots",
         "_started_us",
         "_states",
@@ -87,8 +86,7 @@ class ReadBatch(Machine):
         now_us: int,
     ) -> None:
         self._resend_us = RESEND_US
-        self._resent_us = now_us
-        super().__init__(now_us + RESEND_US)
+        super().__init__(now_us + RESEND_US, now_us + context.configuration.op_time_us)
         self._context = context
         self._group = group
         self._slots = slots
@@ -102,7 +100,7 @@ class ReadBatch(Machine):
         self._quorum_us = 0
         self._asked: dict[int, tuple[int, int]] = {}  # node -> range of slots whose values it was asked for
         self._ranges: dict[int, m.ReadReply] = {}  # node -> its reply, for the values in it
-        self._fetches: dict[int, list[int]] = {}  # request id -> the positions it fetches
+        self._fetches: dict[int, tuple[int, list[int]]] = {}  # request id -> the node asked, the positions it fetches
         self._id = context.new_id(self)
         count = len(slots)
         preferred = context.preferred(group)
@@ -138,6 +136,7 @@ class ReadBatch(Machine):
             return
         answers = self._answers
         answers[node] = digests
+        self._rejects.pop(node, None)
         if high:
             self._ranges[node] = reply
         q = self._context.configuration.q
@@ -158,6 +157,8 @@ class ReadBatch(Machine):
             self._deliver(now_us)
 
     def _reject(self, node: int, reply: m.Reject, now_us: int) -> None:
+        if node in self._answers:
+            return  # Its answer stands; counted as both, a liar would have two votes.
         self._rejects[node] = reply
         configuration = self._context.configuration
         if len(self._rejects) > configuration.n - configuration.q:
@@ -245,7 +246,7 @@ class ReadBatch(Machine):
     def _fetch(self, now_us: int) -> None:
         """Ask another of those that agreed for values that are missing; where none is left, read in full."""
         context = self._context
-        fetching = {i for positions in self._fetches.values() for i in positions}
+        fetching = {i for _, positions in self._fetches.values() for i in positions}
         wanted: dict[int, list[int]] = {}
         hopeless = []
         for i, state in enumerate(self._states):
@@ -260,15 +261,17 @@ class ReadBatch(Machine):
             ]
             for node in asked:
                 if node in self._ranges and self._answers[node][at : at + 32] == self._digests[i]:
-                    # It named the digest, yet did not give the value.
-                    context.suspect(node, 2.0, lie=True)
+                    reply = self._ranges[node]
+                    if sum(map(len, reply.values)) <= m.REPLY_VALUES_BYTES_MAX:
+                        # It named the digest, yet did not give the value, though there was room for it.
+                        context.suspect(node, 2.0, lie=True)
             if voters:
                 wanted.setdefault(voters[0], []).append(i)
             else:
                 hopeless.append(i)
         for node, positions in wanted.items():
             request_id = context.new_id(self)
-            self._fetches[request_id] = positions
+            self._fetches[request_id] = (node, positions)
             slots = [self._slots[i] for i in positions]
             context.send(
                 (node,),
@@ -280,10 +283,11 @@ class ReadBatch(Machine):
             self._to_settle(hopeless, now_us)
 
     def _receive_fetch(self, request_id: int, node: int, reply: m.Reply, now_us: int) -> None:
-        positions = self._fetches.pop(request_id, None)
-        self._context.forget(request_id)
-        if positions is None:
+        asked, positions = self._fetches.get(request_id, (-1, []))
+        if node != asked:
             return
+        del self._fetches[request_id]
+        self._context.forget(request_id)
         hopeless = []
         cluster_us = self._context.clock.time_us(now_us)
         q = self._context.configuration.q
@@ -325,7 +329,7 @@ class ReadBatch(Machine):
     def wake(self, now_us: int) -> None:
         """After the hedge: fetch or settle what is left. Else: resend to the silent, or give up at op_time."""
         context = self._context
-        if now_us >= self._started_us + context.configuration.op_time_us:
+        if now_us >= self.end_us:
             self._fail(
                 Failed(
                     UNAVAILABLE,
@@ -343,7 +347,7 @@ class ReadBatch(Machine):
                 self._to_settle(open_, now_us)
             if not self._left:
                 return
-            late = [i for positions in self._fetches.values() for i in positions]
+            late = [i for _, positions in self._fetches.values() for i in positions]
             for request_id in self._fetches:
                 context.forget(request_id)
             self._fetches.clear()
@@ -352,13 +356,16 @@ class ReadBatch(Machine):
             if self._left:
                 self._fetch(now_us)
             return
-        silent = [node for node in self._group.members if node not in self._answers and node not in self._rejects]
+        silent = [
+            node
+            for node in self._group.members
+            if node not in self._answers and is_worth_asking_again(node, self._rejects)
+        ]
         for node in silent:
             low, high = self._asked.get(node, (0, 0))
             context.send(
                 (node,),
                 m.Read(self._id, context.configuration.digest, self._slots, low, high),
             )
-        self._resent_us = now_us
         self._resend_us = min(2 * self._resend_us, RESEND_US_MAX)
-        self.deadline_us = min(now_us + self._resend_us, self._started_us + context.configuration.op_time_us)
+        self.deadline_us = min(now_us + self._resend_us, self.end_us)

@@ -84,7 +84,7 @@ class Recovery:
                 for peer, request_id in active.requests.items():
                     self._send(peer, request_id, active)
         self._advance(now_us)
-        self.deadline_us = self._resend_us
+        self.deadline_us = min([self._resend_us, *(active.end_us for active in self._active.values())])
 
     def _advance(self, now_us: int) -> None:
         configuration = self.node.configuration

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from quorumcache.core import messages as m
 from quorumcache.core.config import Group
-from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine
+from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
 from quorumcache.core.model import Entry, Malformed
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Found, Missed
 from quorumcache.core.read import outcome_of, rejection
@@ -80,7 +80,6 @@ class Settle(Machine):
         "_rejects",
         "_resend_us",
         "_slots",
-        "_started_us",
         "_tokens",
         "_write_backs",
     )
@@ -94,12 +93,11 @@ class Settle(Machine):
         started_us: int,
         now_us: int,
     ) -> None:
-        super().__init__(now_us + RESEND_US)
+        super().__init__(now_us + RESEND_US, started_us + context.configuration.op_time_us)
         self._context = context
         self._group = group
         self._slots = slots
         self._tokens = tokens
-        self._started_us = started_us
         self._resend_us = RESEND_US
         self._answers: list[dict[int, Answer]] = [{} for _ in slots]
         self._write_backs: list[dict[bytes, WriteBack]] = [{} for _ in slots]
@@ -117,7 +115,7 @@ class Settle(Machine):
         if node not in self._group.members or self.finished:
             return
         if isinstance(reply, m.Reject):
-            if request_id == self._id:
+            if request_id == self._id and not any(node in answers for answers in self._answers):
                 self._rejects[node] = reply
                 configuration = self._context.configuration
                 if len(self._rejects) > configuration.n - configuration.q:
@@ -129,6 +127,7 @@ class Settle(Machine):
             if len(reply.answers) != len(self._slots):
                 self._context.suspect(node, 4.0, lie=True)
                 return
+            self._rejects.pop(node, None)
             for position, answer in enumerate(reply.answers):
                 if not self._done[position] and node not in self._answers[position]:
                     self._take(position, node, answer, now_us)
@@ -226,7 +225,7 @@ class Settle(Machine):
     def wake(self, now_us: int) -> None:
         """At the end of the grace time: a miss for what could not be settled. Else resend to the silent."""
         configuration = self._context.configuration
-        end_us = self._started_us + configuration.op_time_us
+        end_us = self.end_us
         grace_end_us = self._quorum_us + configuration.grace_us if self._quorum_us else end_us
         if now_us >= min(end_us, grace_end_us):
             for position, done in enumerate(self._done):
@@ -246,7 +245,7 @@ class Settle(Machine):
             )
             return
         for node in self._group.members:
-            if node not in self._rejects and any(
+            if is_worth_asking_again(node, self._rejects) and any(
                 node not in answers for answers, done in zip(self._answers, self._done, strict=True) if not done
             ):
                 self._context.send((node,), m.ReadFull(self._id, configuration.digest, self._slots))
@@ -279,7 +278,6 @@ class Overtaken(Machine):
         "_answered",
         "_commit",
         "_context",
-        "_end_us",
         "_finish",
         "_grace_end_us",
         "_group",
@@ -299,12 +297,11 @@ class Overtaken(Machine):
         finish: Callable[[bool, int], None],
         now_us: int,
     ) -> None:
-        super().__init__(min(now_us + RESEND_US, end_us))
+        super().__init__(now_us + RESEND_US, end_us)
         self._context = context
         self._group = group
         self._slot = slot
         self._above = above
-        self._end_us = end_us
         self._grace_end_us = end_us
         self._finish = finish
         self._answered: set[int] = set()
@@ -326,7 +323,12 @@ class Overtaken(Machine):
                 self.deadline_us = min(self.deadline_us, self._grace_end_us)
                 if len(self._answered) == len(self._group.members):
                     self._end(False, now_us)
-        elif isinstance(reply, m.CommitReply) and len(reply.codes) == 1:
+        elif (
+            isinstance(reply, m.CommitReply)
+            and self._commit is not None
+            and request_id == self._commit.id
+            and len(reply.codes) == 1
+        ):
             if reply.codes[0] in (m.OK, m.EVICTED):
                 self._refusers.discard(node)
                 self._holders.add(node)
@@ -351,7 +353,7 @@ class Overtaken(Machine):
             return False
         self._commit = commit_of(context.new_id(self), context.configuration.digest, entry)
         context.send(self._group.members, self._commit)
-        self._grace_end_us = self._end_us
+        self._grace_end_us = self.end_us
         return True
 
     def _end(self, done: bool, now_us: int) -> None:
@@ -363,7 +365,7 @@ class Overtaken(Machine):
 
     def wake(self, now_us: int) -> None:
         """Resend, or give up."""
-        if now_us >= min(self._end_us, self._grace_end_us):
+        if now_us >= min(self.end_us, self._grace_end_us):
             self._end(False, now_us)
             return
         if self._commit is None:
@@ -373,4 +375,4 @@ class Overtaken(Machine):
         else:
             others = tuple(n for n in self._group.members if n not in self._holders)
             self._context.send(others, self._commit)
-        self.deadline_us = min(now_us + RESEND_US, self._end_us, self._grace_end_us)
+        self.deadline_us = min(now_us + RESEND_US, self.end_us, self._grace_end_us)

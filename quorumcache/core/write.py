@@ -1,25 +1,24 @@
 """Writes: prepare, certificate, commit (protocol 4, write).
 
 A `WriteBatch` is one signed batch for one group: one intent, one grant per node, then commits. What is refused leaves
-it and is proposed again, in another batch, by the coordinator; `PendingWrite` is what an operation carries from attempt
-to attempt. It must not know sockets, or what values mean.
+it and is proposed again, in another batch, by the coordinator; what refusals mean is in refusal.py. It must not know
+sockets, or what values mean.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from quorumcache.core import merkle
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import grant_string, intent_string
 from quorumcache.core.config import Group
-from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine
+from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
 from quorumcache.core.model import (
     SALT_BYTES,
     TIME_US_MAX,
     Certificate,
     Grant,
-    Malformed,
     digest_of,
     encode_header,
     stamp_of,
@@ -27,63 +26,17 @@ from quorumcache.core.model import (
     value_hash_of,
 )
 from quorumcache.core.outcome import DENIED, MISMATCH, UNAVAILABLE, UNKNOWN, Failed, Written
-from quorumcache.core.quorum import full_bitmap, is_bitmap, nth_highest, nth_lowest
+from quorumcache.core.quorum import full_bitmap, is_bitmap
 from quorumcache.core.read import rejection
+from quorumcache.core.refusal import PendingWrite, asks_for_patience, judge, patience_us, raise_time, summary_of
 from quorumcache.core.settle import Overtaken
 
 if TYPE_CHECKING:
     from quorumcache.core.coordinator import Coordinator
 
-BACKOFF_US: Final = 20_000
-BACKOFF_US_MAX: Final = 500_000
-#: How often a batch that is ahead of the nodes' clocks is sent again.
-AHEAD_POLL_US: Final = 10_000
 
 # How far a header of the batch is.
 _ASKED, _CERTIFIED, _LEFT = 0, 1, 2
-
-
-class PendingWrite:
-    """One write of one slot, over all its attempts. Times are in microseconds."""
-
-    __slots__ = (
-        "attempt",
-        "deadline_us",
-        "expires_at_us",
-        "first_bound_us",
-        "kind",
-        "metadata",
-        "slot",
-        "time_min_us",
-        "tokens",
-        "trouble",
-        "value",
-    )
-
-    def __init__(
-        self,
-        slot: bytes,
-        kind: int,
-        value: bytes,
-        expires_at_us: int,
-        metadata: bytes,
-        tokens: list[Any],
-    ) -> None:
-        self.slot = slot
-        self.kind = kind
-        self.value = value
-        self.expires_at_us = expires_at_us
-        self.metadata = metadata
-        self.tokens = tokens
-        self.attempt = 0
-        #: op_time after the first send.
-        self.deadline_us = 0
-        #: The next stamp's time is at least this.
-        self.time_min_us = 0
-        #: What q informative answers to the first attempt lay at or below; None where they were fewer.
-        self.first_bound_us: int | None = None
-        #: Why the last attempt was refused, for the error.
-        self.trouble = ""
 
 
 class _CommitPart:
@@ -103,7 +56,7 @@ class WriteBatch(Machine):
     """One batch: headers, intent, grants, commits."""
 
     __slots__ = (
-        "_ahead_us",
+        "_again_us",
         "_answered_us",
         "_commits",
         "_context",
@@ -113,7 +66,6 @@ class WriteBatch(Machine):
         "_id",
         "_leaves",
         "_left",
-        "_overtakers",
         "_prepare",
         "_prepare_sent_us",
         "_quorum_us",
@@ -126,6 +78,7 @@ class WriteBatch(Machine):
         "_signature",
         "_stamps",
         "_states",
+        "_waits",
         "_writes",
     )
 
@@ -134,7 +87,11 @@ class WriteBatch(Machine):
         self._group = group
         self._writes = writes
         configuration = context.configuration
-        super().__init__(now_us + RESEND_US)
+        for write in writes:
+            write.attempt += 1
+            if not write.deadline_us:
+                write.deadline_us = now_us + configuration.op_time_us
+        super().__init__(now_us + RESEND_US, min(write.deadline_us for write in writes))
         self._resend_us = RESEND_US
         self._resend_at_us = now_us + RESEND_US
         time_us = context.clock.next_us(now_us)
@@ -148,9 +105,6 @@ class WriteBatch(Machine):
         digests: list[bytes] = []
         common = stamp_of(time_us, writer, context.nonce)
         for i, write in enumerate(writes):
-            write.attempt += 1
-            if not write.deadline_us:
-                write.deadline_us = now_us + configuration.op_time_us
             stamp = common
             least_us = max(write.time_min_us, context.ahead_of(write.slot) + 1)
             if least_us > time_us:
@@ -180,9 +134,9 @@ class WriteBatch(Machine):
         self._refusals: dict[int, dict[int, m.Refusal]] = {}  # node -> position -> refusal
         self._rejects: dict[int, m.Reject] = {}
         self._quorum_us = 0
-        self._ahead_us = 0
+        self._again_us = 0
+        self._waits = 0
         self._commits: dict[int, _CommitPart] = {}
-        self._overtakers: int = 0
         self._id = context.new_id(self)
         self._prepare = m.Prepare(self._id, configuration.digest, group.id, writer, self._signature, self._headers)
         context.send(group.members, self._prepare)
@@ -197,7 +151,7 @@ class WriteBatch(Machine):
         if request_id == self._id:
             if isinstance(reply, m.PrepareReply):
                 self._take_prepared(node, reply, now_us)
-            elif isinstance(reply, m.Reject):
+            elif isinstance(reply, m.Reject) and node not in self._refusals:
                 self._rejects[node] = reply
                 self._evaluate(now_us)
         elif isinstance(reply, m.CommitReply):
@@ -224,6 +178,7 @@ class WriteBatch(Machine):
             context.suspect(node, 4.0, lie=True)
             refusals = {}
         self._refusals[node] = refusals
+        self._rejects.pop(node, None)
         self._evaluate(now_us)
 
     def _evaluate(self, now_us: int) -> None:
@@ -269,82 +224,43 @@ class WriteBatch(Machine):
         f, q = configuration.f, configuration.q
         write, stamp = self._writes[i], self._stamps[i]
         refusals = {n: found[i] for n, found in self._refusals.items() if i in found}
-        denials = [r for r in refusals.values() if r.code == m.DENIED]
-        if len(denials) > f:
+        granted = sum(grant.bitmap[i >> 3] >> (i & 7) & 1 for grant in self._grants.values())
+        judgement = judge(context.verifier, write.slot, stamp, refusals, granted)
+        for node in judgement.liars:
+            context.suspect(node, 4.0, lie=True)
+        if len(judgement.denials) > f:
             self._leave(i)
-            context.finish_write(write, Failed(DENIED, denials[0].detail or "no right to write here"))
+            context.finish_write(write, Failed(DENIED, judgement.denials[0] or "no right to write here"))
             return
-        proved: list[bytes] = []
-        floors: list[int] = []
-        # What the informative answers (grants, STALE with proof, BELOW_FLOOR) show to lie at or below what time.
-        bounds = [0 for grant in self._grants.values() if grant.bitmap[i >> 3] >> (i & 7) & 1]
-        ahead = 0
-        for node, refusal in refusals.items():
-            if refusal.code == m.STALE:
-                shown = self._proved(node, i, refusal)
-                if shown is not None:
-                    proved.append(shown)
-                    bounds.append(stamp_time(shown))
-            elif refusal.code == m.BELOW_FLOOR:
-                floors.append(refusal.time_us)
-                bounds.append(refusal.time_us)
-            elif refusal.code == m.AHEAD:
-                ahead += 1
-        write.trouble = _summary(refusals, len(self._refusals), len(self._group.members))
-        if ahead and ahead == len(refusals):
-            # AHEAD alone: wait, then send the same bytes again.
-            cluster_us = context.clock.time_us(now_us)
-            wait_us = stamp_time(stamp) - configuration.max_skew_us - cluster_us
-            self._ahead_us = now_us + max(AHEAD_POLL_US, wait_us)
+        write.trouble = summary_of(refusals, len(self._refusals), len(self._group.members))
+        if asks_for_patience(refusals):
+            ahead_us = stamp_time(stamp) - context.clock.time_us(now_us)
+            if ahead_us <= 3 * configuration.max_skew_us:
+                if not self._again_us:
+                    self._waits += 1
+                    wait_us = patience_us(refusals, ahead_us - configuration.max_skew_us, self._waits)
+                    self._again_us = now_us + wait_us
+                return
+            # No floor or entry asks for that: it was a wrong guess of cluster time, made before nodes told theirs.
+            self._leave(i)
+            context.retry(write, now_us, now_us)
             return
         if write.attempt == 1:
-            write.first_bound_us = nth_lowest(bounds, q)
-        elif proved and write.first_bound_us is not None and stamp_time(stamp) > write.first_bound_us:
+            write.first_bound_us = judgement.bound_us(q)
+        elif judgement.proved and write.first_bound_us is not None and stamp_time(stamp) > write.first_bound_us:
             self._leave(i)
-            self._overtaken(write, stamp, max(proved), now_us)
+            self._overtaken(write, stamp, max(judgement.proved), now_us)
             return
         self._leave(i)
-        self._raise_time(write, stamp, proved, floors, now_us)
-
-    def _proved(self, node: int, i: int, refusal: m.Refusal) -> bytes | None:
-        """The stamp that a STALE refusal proves, where its certificate is valid and really stands in the way."""
-        context = self._context
-        if refusal.proof is None:
-            return None
-        try:
-            header = context.verifier.check_entry(refusal.proof, with_value=False)
-            if header.slot != self._writes[i].slot or header.stamp < self._stamps[i]:
-                raise Malformed("the proof is not of a higher stamp of this slot")
-        except Malformed:
-            context.suspect(node, 4.0, lie=True)
-            return None
-        return header.stamp
+        self._raise_time(write, stamp, judgement.proved, judgement.floors, now_us)
 
     def _raise_time(
         self, write: PendingWrite, stamp: bytes, proved: list[bytes], floors: list[int], now_us: int
     ) -> None:
         context = self._context
-        configuration = context.configuration
         cluster_us = context.clock.time_us(now_us)
-        least_us = stamp_time(stamp) + 1
-        for shown in proved:
-            least_us = max(least_us, stamp_time(shown) + 1)
-        claimed = nth_highest(floors, configuration.f + 1)
-        if claimed is not None:
-            least_us = max(least_us, claimed + 1)
-        if write.attempt > 1:
-            # It was not enough: above any claimed floor that could be honest.
-            honest_us = cluster_us + 3 * configuration.max_skew_us
-            for floor_us in floors:
-                if floor_us <= honest_us:
-                    least_us = max(least_us, floor_us + 1)
-        write.time_min_us = least_us
-        not_before_us = now_us
-        if not proved and not floors:
-            # Nothing to go above: busy or full nodes, or silence. Try again a little later.
-            not_before_us += min(BACKOFF_US << min(write.attempt, 8), BACKOFF_US_MAX)
-        wait_us = least_us - configuration.max_skew_us - cluster_us
-        context.retry(write, max(not_before_us, now_us + wait_us), now_us)
+        wait_us = raise_time(write, stamp, proved, floors, context.configuration, cluster_us)
+        context.retry(write, now_us + wait_us, now_us)
 
     def _overtaken(self, write: PendingWrite, stamp: bytes, above: bytes, now_us: int) -> None:
         """Rule 3: what overtook this write was not complete when it began. Complete that; this one is before it."""
@@ -484,16 +400,18 @@ class WriteBatch(Machine):
                 self._context.forget(request_id)
 
     def _schedule(self, now_us: int) -> None:
-        """Set the deadline to what comes first: resend, end of grace, a wait for clocks, an operation's end."""
+        """Set the deadline to what comes first: resend, end of grace, a wait for clocks or room, an operation's end."""
         deadline_us = self._resend_at_us
         if _ASKED in self._states and self._quorum_us:
             grace_end_us = self._quorum_us + self._context.configuration.grace_us
             if grace_end_us > now_us:
                 deadline_us = min(deadline_us, grace_end_us)
-        if self._ahead_us:
-            deadline_us = min(deadline_us, self._ahead_us)
+        if self._again_us:
+            deadline_us = min(deadline_us, self._again_us)
         ends = [write.deadline_us for write, state in zip(self._writes, self._states, strict=True) if state != _LEFT]
-        self.deadline_us = min(deadline_us, *ends) if ends else deadline_us
+        if ends:
+            self.end_us = min(ends)
+        self.deadline_us = min(deadline_us, self.end_us)
 
     def wake(self, now_us: int) -> None:
         """Resend, end grace times, end operations whose time is over."""
@@ -504,17 +422,21 @@ class WriteBatch(Machine):
         self._close_if_done()
         if not self._left:
             return
-        if self._ahead_us and now_us >= self._ahead_us:
-            # Ask those again that said AHEAD: their answers may differ now.
-            self._ahead_us = 0
+        if self._again_us and now_us >= self._again_us:
+            # Ask those again that said "not now": their answers may differ.
+            self._again_us = 0
             again = [
-                node for node, refusals in self._refusals.items() if any(r.code == m.AHEAD for r in refusals.values())
+                node
+                for node, refusals in self._refusals.items()
+                if any(self._states[i] == _ASKED and r.code in (m.AHEAD, m.BUSY, m.FULL) for i, r in refusals.items())
             ]
             for node in again:
                 del self._refusals[node]
                 self._grants.pop(node, None)
             self._quorum_us = 0
-            context.send(tuple(again), self._prepare)
+            if again:
+                context.send(tuple(again), self._prepare)
+                self._resend_at_us = max(self._resend_at_us, now_us + RESEND_US)
         if _ASKED in self._states and self._quorum_us:
             self._evaluate(now_us)
             if not self._left:
@@ -529,7 +451,7 @@ class WriteBatch(Machine):
         context = self._context
         members = self._group.members
         if _ASKED in self._states:
-            silent = tuple(n for n in members if n not in self._refusals and n not in self._rejects)
+            silent = tuple(n for n in members if n not in self._refusals and is_worth_asking_again(n, self._rejects))
             if silent:
                 context.send(silent, self._prepare)
                 for node in silent:
@@ -558,12 +480,3 @@ class WriteBatch(Machine):
         mismatch = any(r.code == m.WRONG_CONFIGURATION for r in self._rejects.values())
         kind = MISMATCH if mismatch and len(self._rejects) > members - q else UNAVAILABLE
         self._context.finish_write(write, Failed(kind, f"nothing was written: {detail}"))
-
-
-def _summary(refusals: dict[int, m.Refusal], answered: int, members: int) -> str:
-    reasons = ", ".join(
-        f"node {node}: {m.REFUSALS.get(refusal.code, 'an unknown code')}"
-        + (f" ({refusal.detail})" if refusal.detail else "")
-        for node, refusal in sorted(refusals.items())
-    )
-    return f"{answered} of {members} nodes answered; refused by {reasons or 'none'}"

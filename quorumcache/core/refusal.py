@@ -1,0 +1,167 @@
+"""What a writer makes of refusals: what they prove, what they merely claim, and what time to propose next.
+
+Pure judgement of answers to one header (protocol 4, write 2 and 3), and `PendingWrite`, what a write carries from
+attempt to attempt. Sending, waiting and counting grants are in write.py. It must not know sockets, timers or batches.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from quorumcache.core import messages as m
+from quorumcache.core.certificate import Verifier
+from quorumcache.core.config import Configuration
+from quorumcache.core.model import Malformed, stamp_time
+from quorumcache.core.quorum import nth_highest, nth_lowest
+
+BACKOFF_US: Final = 20_000
+BACKOFF_US_MAX: Final = 500_000
+#: How often a batch that is ahead of the nodes' clocks is sent again.
+AHEAD_POLL_US: Final = 10_000
+
+
+class PendingWrite:
+    """One write of one slot, over all its attempts. Times are in microseconds."""
+
+    __slots__ = (
+        "attempt",
+        "deadline_us",
+        "expires_at_us",
+        "first_bound_us",
+        "kind",
+        "metadata",
+        "slot",
+        "time_min_us",
+        "tokens",
+        "trouble",
+        "value",
+    )
+
+    def __init__(
+        self,
+        slot: bytes,
+        kind: int,
+        value: bytes,
+        expires_at_us: int,
+        metadata: bytes,
+        tokens: list[Any],
+    ) -> None:
+        self.slot = slot
+        self.kind = kind
+        self.value = value
+        self.expires_at_us = expires_at_us
+        self.metadata = metadata
+        self.tokens = tokens
+        self.attempt = 0
+        #: op_time after the first send.
+        self.deadline_us = 0
+        #: The next stamp's time is at least this.
+        self.time_min_us = 0
+        #: What q informative answers to the first attempt lay at or below; None where they were fewer.
+        self.first_bound_us: int | None = None
+        #: Why the last attempt was refused, for the error.
+        self.trouble = ""
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What the answers to one header amount to.
+
+    `denials`: the details of all DENIED. `proved`: stamps that valid certificates show to stand in the way. `floors`:
+    times of BELOW_FLOOR, which are claims. `bounds`: what each informative answer (grant, proven STALE, BELOW_FLOOR)
+    shows the slot to lie at or below. `liars`: nodes whose proof was none.
+    """
+
+    denials: list[str]
+    proved: list[bytes]
+    floors: list[int]
+    bounds: list[int]
+    liars: list[int]
+
+    def bound_us(self, q: int) -> int | None:
+        """The least time that q informative answers lie at or below, or None where they are fewer than q."""
+        return nth_lowest(self.bounds, q)
+
+
+def judge(verifier: Verifier, slot: bytes, stamp: bytes, refusals: dict[int, m.Refusal], granted: int) -> Judgement:
+    """Judge the refusals (by node) of one header of `slot` at `stamp`, which `granted` other nodes promised."""
+    denials: list[str] = []
+    proved: list[bytes] = []
+    floors: list[int] = []
+    bounds = [0] * granted
+    liars: list[int] = []
+    for node, refusal in refusals.items():
+        if refusal.code == m.DENIED:
+            denials.append(refusal.detail)
+        elif refusal.code == m.STALE:
+            # Without a proof it is a mere claim, and ignored.
+            if refusal.proof is not None:
+                try:
+                    header = verifier.check_entry(refusal.proof, with_value=False)
+                    if header.slot != slot or header.stamp < stamp:
+                        raise Malformed("the proof is not of a higher stamp of this slot")
+                except Malformed:
+                    liars.append(node)
+                else:
+                    proved.append(header.stamp)
+                    bounds.append(header.time_us)
+        elif refusal.code == m.BELOW_FLOOR:
+            floors.append(refusal.time_us)
+            bounds.append(refusal.time_us)
+    return Judgement(denials, proved, floors, bounds, liars)
+
+
+def asks_for_patience(refusals: dict[int, m.Refusal]) -> bool:
+    """Whether nothing was said but "not now" (AHEAD, BUSY, FULL, or silence): then the same bytes are sent again
+    later. A new stamp would gain nothing, and leave one more promise open at each node that granted this one."""
+    return all(refusal.code in (m.AHEAD, m.BUSY, m.FULL) for refusal in refusals.values())
+
+
+def patience_us(refusals: dict[int, m.Refusal], ahead_us: int, waits: int) -> int:
+    """How long to wait before the same bytes are sent again, for the `waits`-th time: until the stamp, `ahead_us`
+    beyond what nodes accept, is no longer ahead, and longer each time where nodes are busy."""
+    busy = any(refusal.code != m.AHEAD for refusal in refusals.values()) or not refusals
+    backoff_us = min(BACKOFF_US << min(waits, 8), BACKOFF_US_MAX) if busy else AHEAD_POLL_US
+    return max(backoff_us, ahead_us)
+
+
+def raise_time(
+    write: PendingWrite,
+    stamp: bytes,
+    proved: list[bytes],
+    floors: list[int],
+    configuration: Configuration,
+    cluster_us: int,
+) -> int:
+    """Set the write's `time_min_us` above what refused it at `stamp`; returns how long to wait before proposing
+    again, in microseconds: until nodes accept that time, or a backoff where nothing said what to go above."""
+    least_us = stamp_time(stamp) + 1
+    for shown in proved:
+        least_us = max(least_us, stamp_time(shown) + 1)
+    # Of the f+1 nodes that claim most, one is correct.
+    claimed = nth_highest(floors, configuration.f + 1)
+    if claimed is not None:
+        least_us = max(least_us, claimed + 1)
+    if write.attempt > 1:
+        # It was not enough: above any claimed floor that could be honest.
+        honest_us = cluster_us + 3 * configuration.max_skew_us
+        for floor_us in floors:
+            if floor_us <= honest_us:
+                least_us = max(least_us, floor_us + 1)
+    write.time_min_us = least_us
+    wait_us = max(least_us - configuration.max_skew_us - cluster_us, 0)
+    if not proved and not floors:
+        # Claims without proof, or a few denials: nothing to go above.
+        wait_us = max(wait_us, min(BACKOFF_US << min(write.attempt, 8), BACKOFF_US_MAX))
+    return wait_us
+
+
+def summary_of(refusals: dict[int, m.Refusal], answered: int, members: int) -> str:
+    """What the nodes said, for people."""
+    reasons = ", ".join(
+        f"node {node}: {m.REFUSALS.get(refusal.code, 'an unknown code')}"
+        + (f" ({refusal.detail})" if refusal.detail else "")
+        for node, refusal in sorted(refusals.items())
+    )
+    return f"{answered} of {members} nodes answered; refused by {reasons or 'none'}"
