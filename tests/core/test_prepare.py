@@ -239,12 +239,14 @@ def test_rule_4_two_slots_or_stamps_are_no_equivocation() -> None:
 
 
 def test_rule_4_evidence_is_bounded() -> None:
-    """Habit 6: a writer that equivocates for ever fills no memory."""
+    """Habit 6: one proof convicts a writer, and at most evidence_max writers have one kept."""
     alone = Alone(limits=NodeLimits(evidence_max=2))
-    assert alone.grants(alone.draft().put("k", b"one"))
-    for i in range(5):
-        assert alone.refusal(alone.draft().put("k", b"%d" % i)).code == m.EQUIVOCATION
-    assert len(alone.node.evidence) == 2
+    for writer in ("w1", "w2", "w3"):
+        assert alone.grants(alone.draft(writer).put("k", b"one"))
+        for i in range(3):
+            assert alone.refusal(alone.draft(writer).put("k", b"%d" % i)).code == m.EQUIVOCATION
+    convicted = [verify_equivocation(proof, alone.node.verifier) for proof in alone.node.evidence]
+    assert convicted == [key_of("w1").public, key_of("w2").public]
 
 
 @pytest.mark.parametrize("present", [False, True])
