@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import aiohttp
@@ -48,8 +48,8 @@ class Handler(Protocol):
 class NodeServer:
     """Serves a node's sessions at `host:port` (port 0: any free one; `port` says which).
 
-    `sign` signs with the node's key, `public` is that key. `wrap`, for tests, may replace the bytes of frames on
-    their way out.
+    `sign` signs with the node's key, `public` is that key. `wrap`, for tests, may delay frames on
+    their way out, replace their bytes, or (with None) lose them.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class NodeServer:
         port: int,
         compress: bool = True,
         sessions_max: int = SESSIONS_MAX,
-        wrap: Callable[[bytes], bytes | None] | None = None,
+        wrap: Callable[[bytes], Awaitable[bytes | None]] | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -221,9 +221,11 @@ class NodeServer:
             if parts:
                 await self._send(send_bytes, seal(codec.join(parts)), wrap)
 
-    async def _send(self, send_bytes: Any, frame: bytes, wrap: Callable[[bytes], bytes | None] | None) -> None:
+    async def _send(
+        self, send_bytes: Any, frame: bytes, wrap: Callable[[bytes], Awaitable[bytes | None]] | None
+    ) -> None:
         if wrap is not None:
-            wrapped = wrap(frame)
+            wrapped = await wrap(frame)
             if wrapped is None:
                 return
             frame = wrapped

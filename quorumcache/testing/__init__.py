@@ -2,3 +2,7 @@
 
 Byzantine behaviours live here only: a shipping node cannot be switched into one by configuration.
 """
+
+from quorumcache.testing.local import LocalCluster
+
+__all__ = ["LocalCluster"]
