@@ -47,7 +47,7 @@ class LocalCluster:
 
     `writers`: names, each with a key of its own. `byzantine`: node -> behaviour for nodes that lie from the start (see
     `quorumcache.testing.byzantine.NAMES`; "honest" is one, to be changed later). `max_skew`, `op_time`, `grace`:
-    seconds; smaller than a real cluster's, so that tests do not wait. `change_s`: how long the behaviour "changing" keeps a lie.
+    seconds; smaller than a real cluster's, so that tests do not wait. `change_s`: how long "changing" keeps a lie.
     `bytes_max`: what entries may cost in each node.
     """
 
