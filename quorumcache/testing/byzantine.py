@@ -324,7 +324,8 @@ LIES: Final[tuple[type[Behaviour], ...]] = (
     RefusesEverything,
     LyingClock,
 )
-BEHAVIOURS: Final[dict[str, type[Behaviour]]] = {kind.name: kind for kind in (Behaviour, *LIES)}
+_ALL: Final[tuple[type[Behaviour], ...]] = (Behaviour, *LIES)
+BEHAVIOURS: Final = {kind.name: kind for kind in _ALL}
 CHANGING: Final = "changing"
 #: All names that `make_byzantine` takes.
 NAMES: Final = (*BEHAVIOURS, CHANGING)
