@@ -1,0 +1,70 @@
+"""What hypothesis draws: messages within and at their bounds, headers, certificates of no validity."""
+
+from hypothesis import strategies as st
+
+from quorumcache.core import messages as m
+from quorumcache.core.model import DELETE, Certificate, Entry, Grant, encode_header, slot_of, stamp_of
+
+hashes = st.binary(min_size=32, max_size=32)
+group_ids = st.binary(min_size=16, max_size=16)
+signatures = st.binary(min_size=64, max_size=64)
+small = st.binary(max_size=40)
+ids = st.integers(0, (1 << 63) - 1)
+times = st.integers(0, 1 << 62)
+positions = st.integers(0, 1023)
+
+slots = st.builds(
+    slot_of,
+    st.binary(min_size=1, max_size=64),
+    st.one_of(st.binary(min_size=1, max_size=20), st.binary(min_size=1024, max_size=1024)),
+    st.one_of(st.just(b""), st.binary(max_size=20), st.binary(min_size=1024, max_size=1024)),
+)
+stamps = st.builds(stamp_of, st.integers(0, (1 << 62) - 1), hashes, st.integers(0, (1 << 64) - 1))
+puts = st.builds(
+    encode_header,
+    slots,
+    stamps,
+    st.just(0),
+    hashes,
+    st.integers(0, 1 << 20),
+    st.integers(0, (1 << 62) - 1),
+    st.one_of(small, st.binary(min_size=4096, max_size=4096)),
+)
+deletes = st.builds(encode_header, slots, stamps, st.just(DELETE), hashes, st.just(0), st.just(0), small)
+headers = st.one_of(puts, deletes)
+
+grants = st.builds(Grant, st.integers(0, 999), small, signatures)
+certificates = st.builds(
+    Certificate,
+    hashes,
+    group_ids,
+    hashes,
+    st.integers(1, 1024),
+    hashes,
+    signatures,
+    st.lists(grants, max_size=4).map(tuple),
+)
+paths = st.integers(0, 10).flatmap(lambda n: st.binary(min_size=32 * n, max_size=32 * n))
+entries = st.builds(Entry, headers, small, certificates, positions, paths)
+details = st.text(max_size=200)
+refusals = st.builds(m.Refusal, positions, st.integers(1, 7), times, st.none() | entries, details)
+items = st.builds(m.Item, positions, headers, small, paths)
+bundles = st.builds(m.Bundle, certificates, small, st.lists(items, min_size=1, max_size=3))
+
+requests = st.one_of(
+    st.builds(m.Prepare, ids, hashes, group_ids, hashes, signatures, st.lists(headers, min_size=1, max_size=3)),
+    st.builds(m.Commit, ids, hashes, st.lists(bundles, min_size=1, max_size=2)),
+    st.builds(m.Read, ids, hashes, st.lists(slots, min_size=1, max_size=3), st.integers(0, 1024), st.integers(0, 1024)),
+    st.builds(m.ReadFull, ids, hashes, st.lists(slots, min_size=1, max_size=8)),
+    st.builds(m.Report, ids, hashes, st.integers(0, (1 << 16) - 1), slots),
+    st.builds(m.Ping, ids, hashes),
+)
+replies = st.one_of(
+    st.builds(m.PrepareReply, ids, times, small, st.just(b"") | signatures, st.lists(refusals, max_size=3)),
+    st.builds(m.CommitReply, ids, times, small, st.lists(times, max_size=3)),
+    st.builds(m.ReadReply, ids, times, small, st.lists(small, max_size=4)),
+    st.builds(m.ReadFullReply, ids, times, st.lists(st.builds(m.FullAnswer, st.none() | entries, times), max_size=3)),
+    st.builds(m.ReportReply, ids, times, times, st.lists(entries, max_size=2), st.booleans()),
+    st.builds(m.Reject, ids, times, st.integers(0, 9), st.text(max_size=400)),
+    st.builds(m.Pong, ids, times),
+)
