@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar, overload
 from quorumcache.client.engine import Engine, now_us
 from quorumcache.client.serializers import Serializer, serializer_of
 from quorumcache.core.config import Configuration, SignedConfiguration, parse_toml
-from quorumcache.core.model import DELETE, KEY_BYTES_MAX, PUT, TIME_US_MAX, header_expires_at, slot_of
+from quorumcache.core.model import DELETE, KEY_BYTES_MAX, PUT, TIME_US_MAX, VALUE_BYTES_MAX, header_expires_at, slot_of
 from quorumcache.core.outcome import DENIED, MISMATCH, UNKNOWN, Failed, Found, Missed, Outcome, Written
 from quorumcache.errors import (
     ConfigurationError,
@@ -75,7 +75,9 @@ class Client:
         self._signed = signed
         self._namespace = namespace
         info = engine.configuration.namespace(namespace.encode())
-        self._value_bytes_max = info.value_bytes_max if info is not None else 0
+        # A limit of 0 is no limit of the namespace's own; what a header can name stays one.
+        limit = info.value_bytes_max if info is not None else 0
+        self._value_bytes_max = min(limit or VALUE_BYTES_MAX, VALUE_BYTES_MAX)
         self._ttl_s_max = info.ttl_s_max if info is not None else 0
         self._serializer = serializer
         self._dumps = serializer.dumps
