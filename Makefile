@@ -36,8 +36,8 @@ check: $(READY)  ## Format, lint, types, import directions. Changes nothing.
 bench: $(READY)  ## Measure the hot path on this machine.
 	$(PY) bench/hotpath.py $(ARGS)
 
-sim: $(READY)  ## Run the cluster simulator: make sim ARGS="--help".
-	$(PY) -m sim $(ARGS)
+sim: $(READY)  ## Run 500 seeds in the cluster simulator; make sim ARGS="--help" for more.
+	$(PY) -m sim $(or $(ARGS),seeds --count 500 --jobs 2)
 
 # The stamp is written last, so an installation that was cut short is done again.
 .venv/.installed: pyproject.toml constraints.txt

@@ -144,7 +144,7 @@ class ReadBatch(Machine):
             return
         if not self._quorum_us:
             self._quorum_us = now_us
-            self.deadline_us = now_us + HEDGE_US
+            self.deadline_us = min(now_us + HEDGE_US, self.end_us)
         if not self._digests:
             if list(answers.values()).count(digests) >= q:
                 self._digests = [digests[at : at + 32] for at in range(0, len(digests), 32)]
@@ -278,7 +278,7 @@ class ReadBatch(Machine):
                 m.Read(request_id, context.configuration.digest, slots, 0, len(slots)),
             )
         if wanted:
-            self.deadline_us = now_us + HEDGE_US
+            self.deadline_us = min(now_us + HEDGE_US, self.end_us)
         if hopeless:
             self._to_settle(hopeless, now_us)
 

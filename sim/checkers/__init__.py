@@ -1,0 +1,30 @@
+"""The properties that a run is held against: one checker per file, all of them here in a list."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sim.checkers.base import Checker, View
+from sim.checkers.convergence import Convergence
+from sim.checkers.durability import Durability
+from sim.checkers.evidence import NoFalseAccusation
+from sim.checkers.freshness import Freshness
+from sim.checkers.integrity import Integrity
+from sim.checkers.linearizability import Linearizability
+from sim.checkers.liveness import Liveness
+from sim.checkers.revocation import Revocation
+from sim.checkers.stamps import OneValuePerStamp
+
+ALL: Final[tuple[type[Checker], ...]] = (
+    Integrity,
+    OneValuePerStamp,
+    Freshness,
+    Revocation,
+    Durability,
+    Liveness,
+    Convergence,
+    NoFalseAccusation,
+    Linearizability,
+)
+
+__all__ = ["ALL", "Checker", "View"]

@@ -1,0 +1,39 @@
+"""Liveness (protocol 5.6): every operation of a correct client ends in time; once the network has healed and at most f
+nodes are faulty, it ends well.
+
+In time: a read within op_time; a write within op_time, or twice that where it queued behind another of its client.
+"""
+
+from __future__ import annotations
+
+from sim.checkers.base import Checker, told
+from sim.record import FAILED, PENDING, UNKNOWN, Op
+
+#: Stopwatches drift, and a client's wake-up may be due a little later.
+_SLACK_US = 2_000
+
+
+class Liveness(Checker):
+    """Measures how long operations take, and how those after the healing ended."""
+
+    name = "liveness"
+
+    def ended(self, op: Op) -> None:
+        """Was it in time? After the healing: did it succeed?"""
+        assert op.end_us is not None
+        limit_us = self.view.op_time_us * (1 if op.kind == "read" else 2)
+        took_us = op.end_us - op.start_us
+        if took_us > limit_us + limit_us // 1000 + _SLACK_US:
+            self.fail(f"{told(op)} took {took_us / 1000:.1f} ms; {limit_us / 1000:.1f} ms are allowed")
+        if op.phase in ("final", "race") and op.outcome in (FAILED, UNKNOWN):
+            self.fail(f"{told(op)} failed although the network had healed and at most f nodes were faulty")
+
+    def finished(self) -> None:
+        """Nothing that a living client started may still be open."""
+        for op in self.view.ops:
+            if op.outcome == PENDING and op.end_us is None and not op.detail and op.start_us < self._latest_us():
+                self.fail(f"{told(op)} never ended")
+                return
+
+    def _latest_us(self) -> int:
+        return self.view.now_us - 2 * self.view.op_time_us - self.view.op_time_us // 100 - _SLACK_US

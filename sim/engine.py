@@ -1,0 +1,382 @@
+"""One run: builds the world that a plan describes, lets it happen, heals it, and has the checkers judge.
+
+Phases: "faults" (operations under faults and attack), "healing" (nothing is asked; recoveries end, promises age out),
+"final" (operations one by one, all of which must succeed) and "race" (writes at once, which must succeed too). It must
+not know how plans are drawn or shrunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+
+from quorumcache.core import messages as m
+from quorumcache.core.config import Configuration, NamespaceInfo, NodeInfo, WriterInfo
+from quorumcache.core.model import DELETE, header_slot, slot_of
+from quorumcache.core.node import NodeLimits
+from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES, GRANT_OVERHEAD_BYTES
+from sim.adversary.conspiracy import Conspiracy
+from sim.adversary.nodes import ByzantineNode
+from sim.adversary.writers import ByzantineWriter
+from sim.checkers import ALL, Checker
+from sim.checkers.linearizability import Linearizability
+from sim.crypto import Suite
+from sim.epochs import activate, revoking
+from sim.faults import Faults
+from sim.network import REGIONS, Network, graph_of, places_of
+from sim.plan import Plan, calm
+from sim.processes import ClientProcess, NodeProcess
+from sim.record import MISS, OK, PENDING, Op, Record, Violation
+from sim.settings import SimConfig
+from sim.world import Clock, World
+
+# An entry with the batch that it may not share with any other: header, value, a few leaves, and so much per grant.
+_ENTRY_BYTES = ENTRY_OVERHEAD_BYTES + 300
+_GRANT_BYTES = GRANT_OVERHEAD_BYTES + 2
+
+
+class Engine:
+    """A run in the making. `run` does it; afterwards `record` has what happened and `digest` sums it up."""
+
+    def __init__(self, config: SimConfig, seed: int, plan: Plan, *, checkers: tuple[type[Checker], ...] = ALL) -> None:
+        self.config = config
+        self.seed = seed
+        self.plan = plan
+        self.world = World(seed)
+        self.record = Record(messages_max=config.messages_max)
+        self.op_time_us = plan.op_time_us
+        self.max_skew_us = plan.max_skew_us
+        self.calm = calm(plan)
+        self.phase = "faults"
+        self.digest = ""
+        draw = self.world.random("world")
+        suite = Suite(config.crypto)
+        evil = [f"evil {i}" for i in range(plan.byzantine_writers)]
+        count = config.clients
+        self._names = [
+            f"writer {max(0, i - 1) if i == 1 and 'shared_writer' in plan.features else i}" for i in range(count)
+        ]
+        self.configuration = self._configuration(suite, evil)
+        self.slots = [slot_of(b"sim", b"key %d" % i) for i in range(plan.keys)]
+        self.graph = self._graph(count + len(evil))
+        self.network = Network(self.world, self.graph, self.record, wire=config.wire)
+        self.evil_writers = {suite.key(name).public for name in evil}
+        self.revoked: dict[bytes, int] = {}
+        self.conspiracy = Conspiracy(self.configuration, suite.verify)
+        self.evil_headers = self.conspiracy.signed
+        self._hooks(checkers)
+
+        # Room for one more than is to stay: overwriting an entry takes room for both.
+        room = (plan.entries_max + 1) * (_ENTRY_BYTES + self.configuration.n * _GRANT_BYTES)
+        limits = NodeLimits(
+            bytes_max=room if plan.entries_max else 256 << 20,
+            promises_max=plan.promises_max or 100_000,
+        )
+        half_us = plan.max_skew_us // 2
+        self.nodes: list[NodeProcess] = []
+        for i in range(config.nodes):
+            byzantine = i in plan.byzantine
+            kind = ByzantineNode if byzantine else NodeProcess
+            drift_ppm = draw.choice((0, draw.randint(-2000, 2000)))
+            edge_us = draw.choice((draw.randint(-half_us, half_us), half_us, -half_us))
+            clock = Clock(self.world, edge_us, drift_ppm, None if byzantine else half_us)
+            self.nodes.append(
+                kind(
+                    i,
+                    self.world,
+                    self.network,
+                    self.record,
+                    self.configuration,
+                    suite.key(f"node {i}"),
+                    suite.verify,
+                    clock,
+                    limits,
+                    self,
+                )
+            )
+        for i, lies, percent in zip(plan.byzantine, plan.lies, plan.lie_percent, strict=True):
+            node = self.nodes[i]
+            assert isinstance(node, ByzantineNode)
+            node.conspire(self.conspiracy, lies, percent)
+        self.clients = [
+            ClientProcess(
+                i,
+                config.nodes + i,
+                self.world,
+                self.network,
+                self.record,
+                self.configuration,
+                suite.key(self._names[i]),
+                suite.verify,
+                self,
+            )
+            for i in range(count)
+        ]
+        self.writers = [
+            ByzantineWriter(
+                i,
+                config.nodes + count + i,
+                self.world,
+                self.network,
+                self.configuration,
+                suite.key(name),
+                self.conspiracy,
+                self.slots,
+                plan.schemes[i],
+                plan.scheme_gap_us,
+            )
+            for i, name in enumerate(evil)
+        ]
+        self.faults = Faults(self)
+        self._lanes: dict[tuple[int, int], list[tuple[int, tuple[Any, ...]]]] = {}
+        self._running: dict[tuple[int, int], int] = {}
+
+    # --- building ---
+
+    def _configuration(self, suite: Suite, evil: list[str]) -> Configuration:
+        plan = self.plan
+        zones = ("", "a", "b") if self.config.nodes > 3 * self.config.f + 1 else ("",)
+        return Configuration(
+            cluster_id="sim",
+            f=self.config.f,
+            shards=plan.shards,
+            max_skew_us=plan.max_skew_us,
+            op_time_us=plan.op_time_us,
+            grace_us=plan.grace_us,
+            admins=(suite.key("admin").public,),
+            admins_needed=1,
+            nodes=tuple(
+                NodeInfo(i, f"n{i}", suite.key(f"node {i}").public, "", zones[i % len(zones)], 1)
+                for i in range(self.config.nodes)
+            ),
+            namespaces=(NamespaceInfo("sim"),),
+            writers=tuple(
+                WriterInfo(name.replace(" ", "-"), suite.key(name).public)
+                for name in dict.fromkeys([*self._names, *evil])
+            ),
+        )
+
+    def _graph(self, others: int) -> nx.DiGraph:
+        plan, nodes = self.plan, self.config.nodes
+        places = places_of(plan.topology, nodes) + places_of(plan.topology, others)
+        edge: dict[str, float] = {}
+        draw = self.world.random("graph")
+        if "loss" in plan.features:
+            edge["loss"] = draw.choice((0.01, 0.05, 0.2))
+        if "duplication" in plan.features:
+            edge["duplication"] = draw.choice((0.02, 0.2))
+        if "lateness" in plan.features:
+            edge["reordering"] = draw.choice((0.02, 0.1, 0.3))
+            edge["late_us"] = draw.choice((plan.op_time_us // 20, plan.op_time_us // 4, plan.op_time_us))
+        graph = graph_of(plan.topology, places, **edge)
+        if "far" in plan.features:
+            for _, _, attributes in [*graph.in_edges(nodes, data=True), *graph.out_edges(nodes, data=True)]:
+                attributes["latency_us"] += plan.op_time_us // 10
+        return graph
+
+    def _hooks(self, checkers: tuple[type[Checker], ...]) -> None:
+        self.checkers = [kind(self) for kind in checkers]
+
+        def overriding(name: str) -> list[Any]:
+            return [getattr(c, name) for c in self.checkers if getattr(type(c), name) is not getattr(Checker, name)]
+
+        self._on_start, self._on_end = overriding("started"), overriding("ended")
+        self._on_commit = overriding("committed")
+
+    # --- what processes and checkers see of it ---
+
+    @property
+    def now_us(self) -> int:
+        """True time."""
+        return self.world.now_us
+
+    @property
+    def ops(self) -> list[Op]:
+        """All operations so far."""
+        return self.record.ops
+
+    def fail(self, checker: str, text: str) -> None:
+        """A checker found a violation: the run ends."""
+        self.record.violations.append(Violation(checker, self.world.now_us, text))
+        self.world.stopped = True
+
+    def started(self, op: Op) -> None:
+        """An operation began."""
+        for hook in self._on_start:
+            hook(op)
+
+    def ended(self, op: Op) -> None:
+        """An operation ended."""
+        if op.outcome == MISS and self.calm:
+            op.proven = self._is_inexcusable(op)
+        for hook in self._on_end:
+            hook(op)
+
+    def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
+        """A correct node answered a commit."""
+        for hook in self._on_commit:
+            hook(node, request, reply)
+
+    def _is_inexcusable(self, op: Op) -> bool:
+        """Whether a miss must be honest (protocol 5.4): no floor ever rose on a correct node, so nothing was evicted,
+        dropped or lost, and no adversary's writer deleted anything there."""
+        if any(node.node.slots.floor_max_us for node in self.nodes if not node.is_byzantine):
+            return False
+        return not any(h[2] == DELETE and header_slot(h) == op.slot for h in self.evil_headers)
+
+    # --- the run ---
+
+    def run(self) -> None:
+        """Let it all happen."""
+        for client, lane, think_us, ops in self.plan.steps:
+            self._lanes.setdefault((client, lane), []).append((think_us, ops))
+        for process in self.clients:
+            process.on_end = self._op_ended
+        for place, steps in self._lanes.items():
+            steps.reverse()
+            self._schedule(place)
+        self.faults.schedule()
+        start_us = self.world.now_us
+        limit_us = start_us + 3 * self.plan.span_us + 20 * self.plan.op_time_us
+        while (self._lanes or self.world.now_us < start_us + self.plan.span_us) and not self.world.stopped:
+            if self.world.now_us >= limit_us:
+                break
+            self.world.run_until(min(self.world.now_us + 100_000, limit_us))
+        self._lanes.clear()
+        self._heal()
+        self._final()
+        if not self.world.stopped:
+            for checker in self.checkers:
+                checker.finished()
+                if self.record.violations:
+                    break
+        self.digest = self.record.digest(self._final_state())
+
+    def _schedule(self, place: tuple[int, int]) -> None:
+        steps = self._lanes.get(place)
+        if not steps:
+            self._lanes.pop(place, None)
+            return
+        self.world.at(self.world.now_us + steps[-1][0], self._step, place)
+
+    def _step(self, place: tuple[int, int], _second: object) -> None:
+        steps = self._lanes.get(place)
+        if not steps or self.phase != "faults":
+            return
+        _, ops = steps.pop()
+        client = self.clients[place[0]]
+        self._running[place] = len(ops)
+        for kind, key, ttl_us, full in ops:
+            client.start(
+                kind, self.slots[key % len(self.slots)], phase="faults", lane=place[1], ttl_us=ttl_us, full=full
+            )
+
+    def _op_ended(self, op: Op) -> None:
+        if op.phase != "faults":
+            return
+        place = (op.client, op.lane)
+        left = self._running.get(place, 0) - 1
+        self._running[place] = left
+        if left == 0:
+            self._schedule(place)
+
+    def _heal(self) -> None:
+        """Faults end; nodes come back, recoveries have their time, promises age out. The adversary's nodes stay."""
+        self.phase = "healing"
+        self.network.calm()
+        self.faults.end()
+        for writer in self.writers:
+            writer.stop()
+        quiet_us = 2 * self.plan.op_time_us + 4 * self.plan.max_skew_us + 200_000
+        if any(node.recovery is not None for node in self.nodes):
+            quiet_us += 4 * self.plan.op_time_us
+        self.world.run_until(self.world.now_us + quiet_us)
+
+    def _final(self) -> None:
+        """Slot by slot: a write, then reads by two clients; and two more writes by others, one of them a race."""
+        self.phase = "final"
+        able = [c for c in self.clients if c.key is not None and c.key.public not in self.revoked]
+        for number, slot in enumerate(self.slots[:8]):
+            for turn in range(2 if able else 0):
+                writer = able[(number + turn) % len(able)]
+                self._await([writer.start("write", slot, phase="final")])
+                readers = {(number + turn + step) % len(self.clients) for step in (1, 2)}
+                self._await([self.clients[r].start("read", slot, phase="final") for r in sorted(readers)])
+        if len(able) > 1 and not self.plan.promises_max:
+            # All at once on one slot: everyone has to get through.
+            self.phase = "race"
+            self._await([c.start("write", self.slots[0], phase="race") for c in able])
+
+    def _await(self, ops: list[Op]) -> None:
+        limit_us = self.world.now_us + 3 * self.plan.op_time_us
+        while self.world.now_us < limit_us and not self.world.stopped and any(op.outcome == PENDING for op in ops):
+            self.world.run_until(self.world.now_us + 5_000)
+
+    # --- epochs ---
+
+    def revoke(self, which: int) -> None:
+        """Publish an epoch in which a writer is revoked, preferably one of the adversary's."""
+        if self.revoked:
+            return
+        evil = [w.key.public for w in self.writers]
+        able = [c.key.public for c in self.clients if c.key is not None]
+        writer = evil[which % len(evil)] if evil else able[which % len(able)]
+        following = revoking(self.configuration, writer)
+        self.revoked[writer] = 1 << 62
+        self.conspiracy.adopt(following)
+        draw = self.world.random("epoch")
+        now_us = self.world.now_us
+        seal_us = [0 if node.is_byzantine else draw.randrange(100_000) for node in self.nodes]
+        # Every group seals: wait for the q-th of each, which the (N - n + q)-th of all is at the latest.
+        enough = sorted(seal_us)[len(self.nodes) - self.configuration.n + self.configuration.q - 1]
+        active_us = [max(seal, enough) + draw.randrange(50_000) for seal in seal_us]
+        for node, seal, active in zip(self.nodes, seal_us, active_us, strict=True):
+            self.world.at(now_us + seal, self._seal, node)
+            self.world.at(now_us + active, self._activate, node, following)
+        known_us = now_us + sorted(active_us)[len(self.nodes) - self.configuration.n + self.configuration.q - 1]
+        self.world.at(known_us, self._known, writer)
+        for client in self.clients:
+            self.world.at(now_us + draw.randrange(300_000), self._adopt, client, following)
+        for evil_writer in self.writers:
+            evil_writer.configuration = following
+
+    def _seal(self, node: NodeProcess, _second: object) -> None:
+        node.sealed = True
+
+    def _activate(self, node: NodeProcess, following: Configuration) -> None:
+        node.configuration = following
+        node.chain.append(following)
+        node.sealed = False
+        activate(node.node, following)
+        if isinstance(node, ByzantineNode):
+            node.adopt_twin()
+
+    def _known(self, writer: bytes, _second: object) -> None:
+        self.revoked[writer] = self.world.now_us
+
+    def _adopt(self, client: ClientProcess, following: Configuration) -> None:
+        client.adopt(following)
+        self.configuration = following
+
+    # --- the end ---
+
+    def _final_state(self) -> list[Any]:
+        return [
+            (
+                process.index,
+                process.down,
+                sorted((slot, held.digest) for slot, held in process.node.slots),
+                [shard.floor_us for shard in process.node.slots.shards],
+                len(process.node.evidence),
+            )
+            for process in self.nodes
+        ]
+
+    @property
+    def undecided(self) -> int:
+        """Histories on which the search for an order gave up."""
+        return sum(c.undecided for c in self.checkers if isinstance(c, Linearizability))
+
+
+__all__ = ["OK", "REGIONS", "Engine"]

@@ -1,0 +1,105 @@
+"""Carries out a plan's faults, and ends them all when the world heals. Adversaries are elsewhere (adversary/)."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sim.engine import Engine
+
+Pairs = list[tuple[int, int]]
+
+
+class Faults:
+    """The faults of one run."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._over = False
+
+    def schedule(self) -> None:
+        """Have each fault of the plan happen in its time."""
+        world = self._engine.world
+        for number, fault in enumerate(self._engine.plan.faults):
+            world.at(world.now_us + fault[0], self._begin, number)
+
+    def end(self) -> None:
+        """The world heals: everybody is up and quick again. (The network is the engine's to calm.)"""
+        self._over = True
+        for node in self._engine.nodes:
+            node.slow_us = 0
+            node.restart(wipe=node.wiped)
+
+    def _begin(self, number: int, _second: object) -> None:
+        if self._over:
+            return
+        engine = self._engine
+        _, kind, target, duration_us, choice = engine.plan.faults[number]
+        world, network = engine.world, engine.network
+        draw = random.Random(choice)
+        end_us = world.now_us + duration_us
+        detail = f"for {duration_us / 1000:.1f} ms"
+        if kind in ("partition", "one_way"):
+            pairs = self._pairs(draw, one_way=kind == "one_way")
+            network.cut(pairs)
+            world.at(end_us, self._mend, pairs)
+            detail += f", {len(pairs)} edges"
+        elif kind in ("crash", "wipe"):
+            node = engine.nodes[target]
+            if node.down:
+                return
+            node.crash()
+            node.wiped = kind == "wipe"
+            world.at(end_us, self._restart, target, node.restart_count)
+        elif kind == "slow":
+            node = engine.nodes[target]
+            node.slow_us = draw.choice((5_000, 30_000, engine.plan.op_time_us))
+            world.at(end_us, self._quicken, target)
+            detail += f", up to {node.slow_us / 1000:.0f} ms"
+        elif kind == "clock_step":
+            half_us = engine.plan.max_skew_us // 2
+            node = engine.nodes[target]
+            offset_us = draw.randint(-half_us, half_us)
+            if node.is_byzantine:
+                offset_us = draw.choice((-1, 1)) * draw.choice((1, 60, 3600)) * 1_000_000
+            node.clock.step(offset_us)
+            detail = f"to {offset_us / 1000:+.1f} ms"
+        elif kind == "client_crash":
+            engine.clients[target].crash()
+            detail = ""
+        elif kind == "revoke":
+            engine.revoke(choice)
+            detail = ""
+        engine.record.faults.append((world.now_us, kind, target, detail))
+
+    def _pairs(self, draw: random.Random, *, one_way: bool) -> Pairs:
+        """Directed edges to cut: between two sides, or a few at random."""
+        processes = list(self._engine.graph.nodes)
+        nodes = self._engine.config.nodes
+        if one_way:
+            count = draw.choice((1, 2, len(processes)))
+            return [(draw.choice(processes), draw.choice(processes)) for _ in range(count)]
+        here = set(draw.sample(processes, draw.randint(1, len(processes) - 1)))
+        if draw.random() < 0.5:
+            # Between nodes and some clients only: nodes still hear each other's writers.
+            return [
+                pair
+                for a in processes[:nodes]
+                for b in processes[nodes:]
+                if (a in here) != (b in here)
+                for pair in ((a, b), (b, a))
+            ]
+        return [(a, b) for a in processes for b in processes if (a in here) != (b in here)]
+
+    def _mend(self, pairs: Pairs, _second: object) -> None:
+        if not self._over:
+            self._engine.network.mend(pairs)
+
+    def _restart(self, target: int, count: int) -> None:
+        node = self._engine.nodes[target]
+        if node.down and node.restart_count == count:
+            node.restart(wipe=node.wiped)
+
+    def _quicken(self, target: int, _second: object) -> None:
+        self._engine.nodes[target].slow_us = 0

@@ -1,0 +1,195 @@
+"""What one seed lets happen: which faults when, which operations by whom, who lies and how. Drawn before the run.
+
+A plan is plain data, so that a failing one can be made smaller and run again. It must not know how any of it is done.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+import msgspec
+
+from sim.settings import FEATURES, SimConfig
+
+#: One operation: kind ("read", "write", "delete"), the key's number, time to live in microseconds (0: none), full read.
+OpPlan = tuple[str, int, int, bool]
+#: A client's next move: its number, its lane, what to wait for before (microseconds), operations to start together.
+Step = tuple[int, int, int, tuple[OpPlan, ...]]
+#: Offset from the start, kind, target, duration (both in microseconds), and a number whose meaning the kind tells.
+FaultPlan = tuple[int, str, int, int, int]
+
+_CHANCE: Final = {
+    "loss": 0.3,
+    "lateness": 0.3,
+    "duplication": 0.2,
+    "partition": 0.35,
+    "one_way": 0.35,
+    "crash": 0.35,
+    "wipe": 0.45,
+    "slow": 0.3,
+    "clock_step": 0.3,
+    "client_crash": 0.4,
+    "evict": 0.35,
+    "expire": 0.2,
+    "delete": 0.25,
+    "few_promises": 0.15,
+    "burst": 0.25,
+    "shared_writer": 0.25,
+    "contention": 0.35,
+    "lull": 0.3,
+    "far": 0.2,
+    "revoke": 0.2,
+}
+_FAULTS: Final = ("partition", "one_way", "crash", "wipe", "slow", "clock_step", "client_crash")
+_DISTURBING: Final = ("loss", "lateness", "partition", "one_way", "crash", "wipe", "slow", "evict", "expire", "revoke")
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """All decisions of a run that are not the network's. Times are in microseconds."""
+
+    features: tuple[str, ...]
+    topology: str
+    keys: int
+    shards: int
+    max_skew_us: int
+    op_time_us: int
+    grace_us: int
+    byzantine: tuple[int, ...]
+    lies: tuple[tuple[str, ...], ...]
+    lie_percent: tuple[int, ...]
+    byzantine_writers: int
+    schemes: tuple[tuple[str, ...], ...]
+    scheme_gap_us: int
+    entries_max: int
+    promises_max: int
+    span_us: int
+    steps: tuple[Step, ...]
+    faults: tuple[FaultPlan, ...]
+
+
+def calm(plan: Plan) -> bool:
+    """Whether correct nodes answer within the grace time throughout, and nothing is lost but by the adversary."""
+    wide = plan.topology == "regions"
+    return plan.grace_us >= (400_000 if wide else 20_000) and not any(
+        name in plan.features for name in (*_DISTURBING, "far")
+    )
+
+
+def plan_of(config: SimConfig, seed: int) -> Plan:
+    """The plan that this seed gives under this configuration."""
+    from sim.adversary.nodes import LIES
+    from sim.adversary.writers import SCHEMES
+
+    draw = random.Random(f"{seed} plan")
+    if config.features is not None:
+        features = tuple(name for name in FEATURES if name in config.features)
+        calm = not any(name in features for name in _DISTURBING)
+    else:
+        calm = draw.random() < 0.2
+        features = tuple(
+            name
+            for name in FEATURES
+            if draw.random() < _CHANCE[name] and not (calm and (name in _DISTURBING or name == "far"))
+        )
+    topology = config.topology or draw.choices(("rack", "zones"), (3, 1))[0]
+    wide = topology == "regions"
+    op_time_us = 1000 * (config.op_time_ms or (3000 if wide else 500))
+    grace_us = 1000 * config.grace_ms if config.grace_ms is not None else (400_000 if wide else 60_000)
+    grace_us = min(grace_us, op_time_us)
+    keys = config.keys or draw.choice((1, 1, 2, 3, 4))
+    shards = config.shards or draw.choice((1, 1, 2, 4))
+
+    most = config.nodes if config.over else config.f
+    wanted = config.byzantine_nodes
+    if wanted is None:
+        wanted = config.f + 1 if config.over else (config.f if draw.random() < 0.85 else draw.randint(0, config.f))
+    byzantine = tuple(sorted(draw.sample(range(config.nodes), min(wanted, most))))
+    lies = tuple(_some(draw, tuple(LIES)) if config.lies is None else config.lies for _ in byzantine)
+    lie_percent = tuple(draw.choice((100, 100, 60, 30)) for _ in byzantine)
+    writers = config.byzantine_writers
+    if writers is None:
+        writers = draw.choice((0, 0, 1, 1, 2))
+    schemes = tuple(_some(draw, tuple(SCHEMES)) if config.schemes is None else config.schemes for _ in range(writers))
+
+    lanes = draw.choice((1, 1, 2)) if "burst" not in features else draw.choice((2, 3))
+    steps = _steps(draw, config, features, keys, lanes, wide)
+    per_lane = max(1, config.operations // (config.clients * lanes))
+    think_us = draw.choice((5_000, 20_000, 60_000)) * (5 if wide else 1)
+    span_us = per_lane * (think_us + (300_000 if wide else 8_000)) + 200_000
+    if "lull" in features:
+        span_us += 4 * (op_time_us + 2_000 * config.max_skew_ms)
+    steps = tuple((c, lane, int(think_us * wait / 1000), ops) for c, lane, wait, ops in steps)
+    return Plan(
+        features=features,
+        topology=topology,
+        keys=keys,
+        shards=shards,
+        max_skew_us=1000 * config.max_skew_ms,
+        op_time_us=op_time_us,
+        grace_us=grace_us,
+        byzantine=byzantine,
+        lies=lies,
+        lie_percent=lie_percent,
+        byzantine_writers=writers,
+        schemes=schemes,
+        scheme_gap_us=max(20_000, span_us // draw.choice((10, 25, 60))),
+        entries_max=draw.choice((1, 2, 3)) if "evict" in features else 0,
+        promises_max=draw.choice((3, 6, 12)) if "few_promises" in features else 0,
+        span_us=span_us,
+        steps=steps,
+        faults=_faults(draw, config, features, span_us, op_time_us),
+    )
+
+
+def _some(draw: random.Random, names: tuple[str, ...]) -> tuple[str, ...]:
+    count = min(len(names), draw.choice((1, 2, 3, 5, len(names))))
+    chosen = set(draw.sample(range(len(names)), count))
+    return tuple(name for number, name in enumerate(names) if number in chosen)
+
+
+def _steps(
+    draw: random.Random, config: SimConfig, features: tuple[str, ...], keys: int, lanes: int, wide: bool
+) -> tuple[Step, ...]:
+    """The clients' moves; waits come out in thousandths of the think time."""
+    reads = draw.choice((0.3, 0.5, 0.7))
+    burst = "burst" in features
+    favourite = draw.randrange(keys)
+    steps: list[Step] = []
+    started = 0
+    while started < config.operations:
+        client, lane = draw.randrange(config.clients), draw.randrange(lanes)
+        size = draw.choice((1, 1, 2, 4)) if burst else 1
+        ops: list[OpPlan] = []
+        for _ in range(min(size, config.operations - started)):
+            key = favourite if "contention" in features and draw.random() < 0.8 else draw.randrange(keys)
+            if draw.random() < reads:
+                ops.append(("read", key, 0, draw.random() < 0.2))
+            elif "delete" in features and draw.random() < 0.2:
+                ops.append(("delete", key, 0, False))
+            else:
+                ttl_us = 0
+                if "expire" in features and draw.random() < 0.4:
+                    ttl_us = draw.choice((10_000, 100_000, 400_000))
+                ops.append(("write", key, ttl_us, False))
+        wait = int(1000 * draw.expovariate(1.0))
+        if "lull" in features and draw.random() < 0.02:
+            wait += 20_000
+        steps.append((client, lane, wait, tuple(ops)))
+        started += len(ops)
+    return tuple(steps)
+
+
+def _faults(
+    draw: random.Random, config: SimConfig, features: tuple[str, ...], span_us: int, op_time_us: int
+) -> tuple[FaultPlan, ...]:
+    kinds = [kind for kind in _FAULTS if kind in features]
+    faults: list[FaultPlan] = []
+    for _ in range(config.faults if kinds else 0):
+        kind = draw.choice(kinds)
+        target = draw.randrange(config.clients if kind == "client_crash" else config.nodes)
+        longest = draw.choice((op_time_us // 10, op_time_us, 2 * op_time_us))
+        faults.append((draw.randrange(span_us), kind, target, draw.randint(1000, longest), draw.getrandbits(30)))
+    if "revoke" in features:
+        faults.append((draw.randrange(span_us // 4, span_us), "revoke", 0, 0, draw.getrandbits(30)))
+    return tuple(sorted(faults))

@@ -1,0 +1,309 @@
+"""The processes of the world: nodes and clients, each a machine of the core with a clock and a place in the network.
+
+What a process does with a message is the core's business; this module brings messages and time to it and takes away
+what it sends and what ended. Byzantine nodes are in adversary/. It must not know checkers or fault schedules.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+from quorumcache.core import messages as m
+from quorumcache.core.certificate import Verifier
+from quorumcache.core.config import Configuration
+from quorumcache.core.coordinator import Coordinator
+from quorumcache.core.model import DELETE, PUT, header_expires_at, header_stamp, header_writer
+from quorumcache.core.node import Node, NodeLimits
+from quorumcache.core.outcome import UNKNOWN, Failed, Found, Missed, Outcome, Written
+from quorumcache.core.repair import Recovery
+from sim import record
+from sim.crypto import Key
+from sim.network import Network
+from sim.record import Op, Record
+from sim.world import Clock, Stopwatch, World
+
+TICK_US = 50_000
+VerifyFunction = Callable[[bytes, bytes, bytes], bool]
+
+
+class Observer(Protocol):
+    """Who is told what happens, at once."""
+
+    def started(self, op: Op) -> None:
+        """An operation began."""
+
+    def ended(self, op: Op) -> None:
+        """An operation ended."""
+
+    def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
+        """A correct node answered a commit."""
+
+
+class NodeProcess:
+    """A correct node: the core's `Node`, a clock, and what a crash leaves of it."""
+
+    def __init__(
+        self,
+        index: int,
+        world: World,
+        network: Network,
+        record_: Record,
+        configuration: Configuration,
+        key: Key,
+        verify: VerifyFunction,
+        clock: Clock,
+        limits: NodeLimits,
+        observer: Observer,
+    ) -> None:
+        self.index = index
+        self.world = world
+        self.network = network
+        self.record = record_
+        self.configuration = configuration
+        self.key = key
+        self.verify = verify
+        self.clock = clock
+        self.limits = limits
+        self.observer = observer
+        self.is_byzantine = False
+        self.down = False
+        self.sealed = False
+        self.wiped = False
+        self.slow_us = 0
+        self.chain = [configuration]
+        self._random = world.random(f"node {index}")
+        self.node = self._make(None)
+        self.recovery: Recovery | None = None
+        self.restart_count = 0
+        network.attach(index, self.receive)
+        world.at(world.now_us + self._random.randrange(TICK_US), self._tick)
+
+    def _make(self, started_us: int | None) -> Node:
+        verifier = Verifier(self.verify, self.chain, remembered_max=2048)
+        return Node(self.configuration, self.index, self.key.sign, verifier, started_us=started_us, limits=self.limits)
+
+    # --- messages and time ---
+
+    def receive(self, source: int, message: m.Request | m.Reply) -> None:
+        """A message arrived."""
+        if self.down or self.sealed:
+            return
+        if isinstance(message, m.Reply):
+            if self.recovery is not None:
+                self.recovery.receive(source, message, self.clock.read_us())
+                self._pump()
+            return
+        reply = self.node.handle(message, self.clock.read_us())
+        if type(reply) is m.CommitReply:
+            self.observer.committed(self, message, reply)  # type: ignore[arg-type]
+        self.network.send(self.index, source, reply, self.delay_us())
+
+    def delay_us(self) -> int:
+        """How long the node takes to answer."""
+        return self._random.randrange(self.slow_us) if self.slow_us else 10
+
+    def _tick(self, _first: object, _second: object) -> None:
+        self.world.at(self.world.now_us + TICK_US, self._tick)
+        if self.down:
+            return
+        now_us = self.clock.read_us()
+        self.node.tick(now_us)
+        if self.recovery is not None and now_us >= self.recovery.deadline_us:
+            self.recovery.wake(now_us)
+            self._pump()
+
+    def _pump(self) -> None:
+        recovery = self.recovery
+        assert recovery is not None
+        outbox, recovery.outbox = recovery.outbox, []
+        for nodes, request in outbox:
+            for node in nodes:
+                self.network.send(self.index, node, request)
+        if recovery.finished:
+            self.recovery = None
+            self.record.states.append((self.world.now_us, self.index, "active"))
+
+    # --- crashes ---
+
+    def crash(self) -> None:
+        """Stop: what is in memory is lost, what is stored is not."""
+        if not self.down:
+            self.down = True
+            self.recovery = None
+            self.record.states.append((self.world.now_us, self.index, "down"))
+
+    def restart(self, *, wipe: bool) -> None:
+        """Come back, with what was stored or with nothing. The clock went on meanwhile."""
+        if not self.down:
+            return
+        self.down = False
+        self.restart_count += 1
+        now_us = self.clock.read_us()
+        slots = self.node.slots
+        self.node = self._make(now_us if wipe else None)
+        if not wipe:
+            self.node.slots = slots
+        self.wiped = False
+        if any(shard.recovering for shard in self.node.slots.shards):
+            self.recovery = Recovery(self.node, now_us, first_id=self._random.getrandbits(62))
+        state = "recovering" if self.recovery is not None else "active"
+        self.record.states.append((self.world.now_us, self.index, state))
+
+
+class ClientProcess:
+    """A correct client: the core's `Coordinator`, a stopwatch, and the lanes of operations that its plan gives it."""
+
+    def __init__(
+        self,
+        number: int,
+        address: int,
+        world: World,
+        network: Network,
+        record_: Record,
+        configuration: Configuration,
+        key: Key | None,
+        verify: VerifyFunction,
+        observer: Observer,
+    ) -> None:
+        self.number = number
+        self.address = address
+        self.world = world
+        self.network = network
+        self.record = record_
+        self.configuration = configuration
+        self.chain = [configuration]
+        self.key = key
+        self.verify = verify
+        self.observer = observer
+        self._random: random.Random = world.random(f"client {number}")
+        self._wake_at_us = 0
+        self._flush_due = False
+        self._life = 0
+        self.open: dict[int, Op] = {}
+        self.on_end: Callable[[Op], None] | None = None
+        self._begin()
+        network.attach(address, self.receive)
+
+    def _begin(self) -> None:
+        """A new client object: new nonce, new ids, nothing known."""
+        draw = self._random
+        self.stopwatch = Stopwatch(self.world, draw.randrange(1 << 40), draw.randint(-200, 200))
+        self._life += 1
+        self._wake_at_us = 0
+        error_us = draw.randint(-self.configuration.max_skew_us, self.configuration.max_skew_us)
+        self.core = Coordinator(
+            self.configuration,
+            Verifier(self.verify, self.chain, remembered_max=2048),
+            writer=self.key.public if self.key is not None else None,
+            sign=self.key.sign if self.key is not None else None,
+            nonce=draw.getrandbits(64),
+            random_bytes=draw.randbytes,
+            first_id=draw.getrandbits(62),
+            guess_us=self.world.now_us + error_us - self.stopwatch.read_us(),
+        )
+
+    def crash(self) -> None:
+        """Forget everything in the middle of whatever is going on. Operations in flight stay pending for ever."""
+        lost, self.open = self.open, {}
+        self._begin()
+        for op in lost.values():
+            op.detail = "its client crashed"
+            if self.on_end is not None:
+                self.on_end(op)
+
+    def adopt(self, configuration: Configuration) -> None:
+        """Work under another configuration from now on; what is in flight is lost, as in a crash."""
+        self.configuration = configuration
+        self.chain = [*self.chain, configuration]
+        self.crash()
+
+    # --- operations ---
+
+    def start(self, kind: str, slot: bytes, *, phase: str, lane: int = 0, ttl_us: int = 0, full: bool = False) -> Op:
+        """Start an operation. What is started at one time leaves together."""
+        number = len(self.record.ops)
+        value = b"%d by %d" % (number, self.number) if kind == "write" else b""
+        op = Op(number, self.number, lane, kind, slot, value, phase)
+        op.start_us = self.world.now_us
+        self.record.ops.append(op)
+        self.open[number] = op
+        self.observer.started(op)
+        if kind == "read":
+            self.core.read(slot, op, full=full)
+        else:
+            op.writer = self.key.public if self.key is not None else b""
+            if ttl_us:
+                op.expires_at_us = self.world.now_us + ttl_us
+            self.core.write(slot, PUT if kind == "write" else DELETE, value, op.expires_at_us, op)
+        if not self._flush_due:
+            self._flush_due = True
+            self.world.at(self.world.now_us, self._flush)
+        return op
+
+    def _flush(self, _first: object, _second: object) -> None:
+        self._flush_due = False
+        self.core.flush(self.stopwatch.read_us())
+        self._after()
+
+    def receive(self, source: int, message: m.Reply) -> None:
+        """A reply arrived."""
+        self.core.receive(source, message, self.stopwatch.read_us())
+        self._after()
+
+    def _wake(self, life: int, due_us: int) -> None:
+        if life != self._life or due_us != self._wake_at_us:
+            return
+        self._wake_at_us = 0
+        self.core.wake(self.stopwatch.read_us())
+        self._after()
+
+    def _after(self) -> None:
+        core = self.core
+        while True:
+            if core.has_ready():
+                core.flush(self.stopwatch.read_us())
+            if core.outbox:
+                outbox, core.outbox = core.outbox, []
+                send, address = self.network.send, self.address
+                for nodes, request in outbox:
+                    for node in nodes:
+                        send(address, node, request)
+            if not core.done:
+                break
+            done, core.done = core.done, []
+            for op, outcome in done:
+                self._end(op, outcome)
+            if core is not self.core:
+                return
+        deadline_us = core.deadline_us
+        if deadline_us is not None:
+            due_us = self.stopwatch.when_us(deadline_us)
+            if not self._wake_at_us or due_us < self._wake_at_us:
+                self._wake_at_us = due_us
+                self.world.at(due_us, self._wake, self._life, due_us)
+
+    def _end(self, op: Op, outcome: Outcome) -> None:
+        del self.open[op.id]
+        op.end_us = self.world.now_us
+        if isinstance(outcome, Found):
+            op.outcome = record.OK
+            op.value = outcome.salted[16:]
+            op.stamp = header_stamp(outcome.header)
+            op.writer = header_writer(outcome.header)
+            op.expires_at_us = header_expires_at(outcome.header)
+        elif isinstance(outcome, Missed):
+            op.outcome = record.MISS
+            op.detail = f"{outcome.vouchers} vouchers"
+        elif isinstance(outcome, Written):
+            op.outcome = record.OK
+            op.stamp = outcome.stamp
+            op.overtaken = outcome.overtaken
+        else:
+            assert isinstance(outcome, Failed)
+            op.outcome = record.UNKNOWN if outcome.kind == UNKNOWN else record.FAILED
+            op.detail = f"{outcome.kind}: {outcome.detail}"
+        self.observer.ended(op)
+        if self.on_end is not None:
+            self.on_end(op)

@@ -1,0 +1,157 @@
+"""What a run leaves behind: operations, messages, faults and states in plain lists, and the digest over all of it.
+
+Rows are tuples of numbers, strings and bytes, so that whoever wants tables or plots can make them from here. The lists
+are bounded: on long runs the oldest rows of messages leave once they are digested. It must not know the protocol's
+rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any, Final
+
+import msgspec
+
+from quorumcache.core import messages as m
+
+KINDS: Final = (
+    "Prepare",
+    "PrepareReply",
+    "Commit",
+    "CommitReply",
+    "Read",
+    "ReadReply",
+    "ReadFull",
+    "ReadFullReply",
+    "Report",
+    "ReportReply",
+    "Reject",
+    "Ping",
+    "Pong",
+)
+KIND_OF: Final[dict[type, int]] = {getattr(m, name): number for number, name in enumerate(KINDS)}
+MESSAGE_COLUMNS: Final = ("sent_us", "arrived_us", "source", "target", "kind", "id")
+FAULT_COLUMNS: Final = ("time_us", "kind", "target", "detail")
+_CHUNK: Final = 1 << 16
+
+# How operations end, as a column of the table of operations.
+OK, MISS, FAILED, UNKNOWN, PENDING = "ok", "miss", "failed", "unknown", "pending"
+
+
+class Op:
+    """One operation of a client. Times are true microseconds; `end_us` is None while it lasts, and for ever where its
+    client crashed. `bound` is the highest stamp that was complete in its slot when it began."""
+
+    __slots__ = (
+        "bound",
+        "client",
+        "detail",
+        "end_us",
+        "expires_at_us",
+        "group_id",
+        "healed",
+        "id",
+        "kind",
+        "lane",
+        "must_find",
+        "outcome",
+        "overtaken",
+        "phase",
+        "proven",
+        "slot",
+        "stamp",
+        "start_us",
+        "value",
+        "writer",
+    )
+
+    def __init__(self, number: int, client: int, lane: int, kind: str, slot: bytes, value: bytes, phase: str) -> None:
+        self.id = number
+        self.client = client
+        self.lane = lane
+        self.kind = kind  # "read", "write" or "delete"
+        self.slot = slot
+        self.value = value  # what is written, or was found
+        self.phase = phase  # "faults", "healing" or "final"
+        self.writer = b""
+        self.expires_at_us = 0
+        self.start_us = 0
+        self.end_us: int | None = None
+        self.outcome = PENDING
+        self.stamp = b""
+        self.bound = b""
+        self.overtaken = False
+        #: For a miss: nothing happened yet that would excuse one (protocol 5.4).
+        self.proven = False
+        self.detail = ""
+
+    def row(self) -> tuple[Any, ...]:
+        """The operation as a tuple, in the order of OP_COLUMNS."""
+        return tuple(getattr(self, name) for name in OP_COLUMNS)
+
+
+OP_COLUMNS: Final = (
+    "id",
+    "client",
+    "lane",
+    "kind",
+    "slot",
+    "value",
+    "phase",
+    "writer",
+    "start_us",
+    "end_us",
+    "outcome",
+    "stamp",
+    "overtaken",
+    "proven",
+    "detail",
+)
+
+
+class Violation(msgspec.Struct, frozen=True):
+    """A property that did not hold: which checker says so, when (true microseconds), and what happened."""
+
+    checker: str
+    time_us: int
+    text: str
+
+
+class Record:
+    """Collects what happens in a run. `messages_max` bounds the rows of messages that are kept."""
+
+    def __init__(self, *, messages_max: int = 1_000_000) -> None:
+        self.ops: list[Op] = []
+        self.messages: list[tuple[int, int, int, int, int, int]] = []
+        self.faults: list[tuple[int, str, int, str]] = []
+        #: (time_us, node, state): up, down, recovering, active ...
+        self.states: list[tuple[int, int, str]] = []
+        self.violations: list[Violation] = []
+        self.message_count = 0
+        self._messages_max = messages_max
+        self._digested = 0
+        self._hash = blake2b(digest_size=16)
+
+    def message(self, sent_us: int, arrived_us: int, source: int, target: int, kind: int, request_id: int) -> None:
+        """Note a message: when it left and arrives (0: never)."""
+        messages = self.messages
+        messages.append((sent_us, arrived_us, source, target, kind, request_id))
+        if len(messages) - self._digested >= _CHUNK:
+            self._digest_messages()
+
+    def _digest_messages(self) -> None:
+        fresh = self.messages[self._digested :]
+        self._hash.update(msgspec.msgpack.encode(fresh))
+        self.message_count += len(fresh)
+        if len(self.messages) > self._messages_max:
+            del self.messages[: len(self.messages) - self._messages_max // 2]
+        self._digested = len(self.messages)
+
+    def digest(self, final: Sequence[Any]) -> str:
+        """The digest over the whole trace: messages, faults, states, operations, and what the caller adds."""
+        self._digest_messages()
+        total = self._hash.copy()
+        rows = [op.row() for op in self.ops]
+        total.update(msgspec.msgpack.encode([self.faults, self.states, rows, self.violations, final]))
+        return total.hexdigest()

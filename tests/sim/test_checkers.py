@@ -1,0 +1,358 @@
+"""Each checker rejects a history that it must reject, and accepts one that it must accept."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quorumcache.core import messages as m
+from quorumcache.core.evidence import Equivocation, SignedHeader
+from quorumcache.core.model import encode_header, slot_of, stamp_of
+from sim.checkers import Checker
+from sim.checkers.convergence import Convergence
+from sim.checkers.durability import Durability
+from sim.checkers.evidence import NoFalseAccusation
+from sim.checkers.freshness import Freshness
+from sim.checkers.integrity import Integrity
+from sim.checkers.linearizability import ABSENT, NEVER, Event, Linearizability, is_explained, search
+from sim.checkers.liveness import Liveness
+from sim.checkers.revocation import Revocation
+from sim.checkers.stamps import OneValuePerStamp
+from sim.crypto import Suite
+from sim.engine import Engine
+from sim.plan import plan_of
+from sim.record import FAILED, MISS, OK, PENDING, UNKNOWN, Op
+from sim.settings import SimConfig
+
+SLOT = slot_of(b"sim", b"key 0")
+ALICE, EVE = b"a" * 32, b"e" * 32
+
+
+class View:
+    """A stage for hand-written histories."""
+
+    def __init__(self) -> None:
+        self.ops: list[Op] = []
+        self.nodes: list[Any] = []
+        self.configuration = SimpleNamespace(n=4, q=3, group_of=lambda slot: SimpleNamespace(members=(0, 1, 2, 3)))
+        self.evil_writers = {EVE}
+        self.evil_headers: set[bytes] = set()
+        self.revoked: dict[bytes, int] = {}
+        self.op_time_us = 500_000
+        self.max_skew_us = 50_000
+        self.now_us = 10**9
+        self.violations: list[str] = []
+
+    def fail(self, checker: str, text: str) -> None:
+        self.violations.append(text)
+
+    def op(self, kind: str, start: int, end: int | None, value: bytes = b"", outcome: str = OK, **more: Any) -> Op:
+        op = Op(len(self.ops), len(self.ops), 0, kind, SLOT, value, more.pop("phase", "faults"))
+        op.start_us, op.end_us, op.outcome, op.writer = start, end, outcome, ALICE
+        if "time" in more:
+            op.stamp = stamp_of(more.pop("time"), more.get("writer", ALICE), 1)
+        for name, what in more.items():
+            setattr(op, name, what)
+        self.ops.append(op)
+        return op
+
+
+def judge(kind: type[Checker], view: View) -> list[str]:
+    """Play the view's operations to a checker in the order of their starts and ends."""
+    checker = kind(view)  # type: ignore[arg-type]
+    events = [(op.start_us, 1, op.id) for op in view.ops]
+    events += [(op.end_us, 0 if op.end_us != op.start_us else 2, op.id) for op in view.ops if op.end_us is not None]
+    for _, what, number in sorted(events):
+        op = view.ops[number]
+        if what == 1:
+            checker.started(op)
+        else:
+            checker.ended(op)
+    checker.finished()
+    return view.violations
+
+
+def test_freshness() -> None:
+    view = View()
+    view.op("write", 0, 10, b"old", time=1)
+    view.op("write", 20, 30, b"new", time=2)
+    view.op("read", 25, 40, b"old", time=1)  # began before the newer was complete
+    view.op("read", 50, 60, b"new", time=2)
+    view.op("read", 50, 60, outcome=MISS)
+    assert not judge(Freshness, view)
+    view.op("read", 70, 80, b"old", time=1)
+    assert "returned what is older" in judge(Freshness, view)[0]
+
+
+def test_freshness_of_writes() -> None:
+    view = View()
+    view.op("write", 0, 10, b"a", time=5)
+    view.op("write", 20, 30, b"b", time=4, overtaken=True)  # ordered before something concurrent: no stamp counts
+    assert not judge(Freshness, view)
+    view.op("write", 40, 50, b"c", time=4)
+    assert "took a stamp" in judge(Freshness, view)[0]
+
+
+def test_integrity() -> None:
+    view = View()
+    view.op("write", 0, 10, b"a", time=1)
+    view.op("read", 20, 30, b"a", time=1)
+    view.op("write", 0, 10, b"b", outcome=FAILED)
+    assert not judge(Integrity, view)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"value": b"never"}, "never wrote"),
+        ({"value": b"b"}, "failed for certain"),
+        ({"value": b"a", "writer": EVE}, "another writer's name"),
+        ({"value": b"a", "time": 9}, "another stamp"),
+        ({"value": b"x", "writer": EVE}, "never signed"),
+        ({"value": b"a", "time": 1, "expires_at_us": 1, "start": 10**7}, "expired"),
+    ],
+)
+def test_integrity_rejects(change: dict[str, Any], says: str) -> None:
+    view = View()
+    view.op("write", 0, 10, b"a", time=1)
+    view.op("write", 0, 10, b"b", outcome=FAILED)
+    start = change.pop("start", 20)
+    view.op("read", start, start + 10, change.pop("value"), **change)
+    assert says in judge(Integrity, view)[0]
+
+
+def test_integrity_rejects_a_failure_whose_value_was_read_before() -> None:
+    view = View()
+    view.op("write", 0, 50, b"a", outcome=PENDING)
+    view.op("read", 20, 30, b"a", time=1)
+    checker = Integrity(view)  # type: ignore[arg-type]
+    write, read = view.ops
+    checker.started(write)
+    checker.ended(read)
+    assert not view.violations
+    write.outcome = FAILED
+    checker.ended(write)
+    assert "failed for certain" in view.violations[0]
+
+
+def test_one_value_per_stamp() -> None:
+    view = View()
+    view.op("read", 0, 10, b"a", time=1)
+    view.op("read", 0, 10, b"a", time=1)
+    view.op("read", 0, 10, b"b", time=2)
+    assert not judge(OneValuePerStamp, view)
+    view.op("read", 0, 10, b"b", time=1)
+    assert "another value" in judge(OneValuePerStamp, view)[0]
+
+
+def test_one_value_per_stamp_of_certificates() -> None:
+    view = View()
+    checker = OneValuePerStamp(view)  # type: ignore[arg-type]
+    first, second = (encode_header(SLOT, stamp_of(1, ALICE, 1), 0, bytes([i]) * 32, 1, 0) for i in (1, 2))
+    other = encode_header(SLOT, stamp_of(1, ALICE, 2), 0, bytes(32), 1, 0)
+    for header in (first, first, other):
+        checker.see(header)
+    assert not view.violations
+    checker.see(second)
+    assert "two headers are certified" in view.violations[0]
+
+
+def test_revocation() -> None:
+    view = View()
+    view.revoked[ALICE] = 100
+    view.op("read", 99, 200, b"a", time=1)
+    assert not judge(Revocation, view)
+    view.op("read", 101, 200, b"a", time=1)
+    assert "was revoked" in judge(Revocation, view)[0]
+
+
+def test_liveness() -> None:
+    view = View()
+    view.op("read", 0, 500_000, outcome=FAILED)
+    view.op("write", 0, 900_000, b"a")
+    view.op("write", 0, None, b"b", PENDING, detail="its client crashed")
+    view.op("read", 0, 10, b"a", phase="final")
+    assert not judge(Liveness, view)
+
+
+@pytest.mark.parametrize(
+    ("kind", "end", "outcome", "phase"),
+    [
+        ("read", 510_000, OK, "faults"),
+        ("write", 1_100_000, OK, "faults"),
+        ("write", 10, FAILED, "final"),
+        ("write", 10, UNKNOWN, "race"),
+        ("read", None, PENDING, "faults"),
+    ],
+)
+def test_liveness_rejects(kind: str, end: int | None, outcome: str, phase: str) -> None:
+    view = View()
+    view.op(kind, 0, end, outcome=outcome, phase=phase)
+    assert judge(Liveness, view)
+
+
+def test_convergence() -> None:
+    view = View()
+    view.op("write", 0, 10, b"a", time=1, phase="final")
+    view.op("read", 20, 30, b"a", time=1, phase="final")
+    assert not judge(Convergence, view)
+    view.op("read", 40, 50, outcome=MISS, phase="final")
+    assert "did not return what was written last" in judge(Convergence, view)[0]
+
+
+def stage() -> tuple[Engine, Op]:
+    """A real cluster in which one write has ended."""
+    config = SimConfig(byzantine_nodes=0, byzantine_writers=0, features=(), operations=1, faults=0, keys=1)
+    engine = Engine(config, 1, plan_of(config, 1))
+    op = engine.clients[0].start("write", engine.slots[0], phase="final")
+    engine.world.run_until(engine.now_us + 100_000)
+    assert op.outcome == OK
+    return engine, op
+
+
+def test_durability() -> None:
+    engine, op = stage()
+    checker = Durability(engine)
+    checker.ended(op)
+    for node in engine.nodes[:2]:
+        # Evicted as it should be: the floor stands in for the entry.
+        node.node.slots.drop(op.slot)
+    checker.finished()
+    assert not engine.record.violations
+    for node in engine.nodes[:2]:
+        node.node.slots.shards[node.configuration.shard_of(op.slot)].floor_us = 0
+    engine.nodes[2].node.slots.drop(op.slot)
+    engine.nodes[2].node.slots.shards[engine.configuration.shard_of(op.slot)].floor_us = 0
+    checker.finished()
+    assert "only nodes [3] still stand" in engine.record.violations[0].text
+
+
+def test_no_false_accusation() -> None:
+    engine, _ = stage()
+    checker = NoFalseAccusation(engine)
+    checker.finished()
+    assert not engine.record.violations
+    headers = [encode_header(SLOT, stamp_of(1, ALICE, 1), 0, bytes([i]) * 32, 1, 0) for i in (1, 2)]
+    parts = [SignedHeader(header, bytes(16), 1, 0, b"", bytes(64)) for header in headers]
+    engine.nodes[0].node.evidence.append(Equivocation(engine.configuration.digest, *parts))
+    checker.finished()
+    assert "proves nothing" in engine.record.violations[0].text
+
+
+def test_no_false_accusation_names_a_correct_writer_convicted() -> None:
+    from sim.adversary.conspiracy import Proposal, header_for
+
+    engine, _ = stage()
+    key = Suite("fake").key("writer 0")
+    key = engine.clients[0].key or key
+    proposals = []
+    for salt in (b"1", b"2"):
+        salted = salt * 16
+        header = header_for(engine.slots[0], 5, key.public, 1, 0, salted)
+        proposals.append(Proposal(engine.configuration, key, [header], [salted]))
+    parts = [SignedHeader(p.headers[0], p.group.id, 1, 0, b"", p.signature) for p in proposals]
+    engine.nodes[0].node.evidence.append(Equivocation(engine.configuration.digest, *parts))
+    checker = NoFalseAccusation(engine)
+    checker.finished()
+    assert "against the correct writer" in engine.record.violations[0].text
+    engine.record.violations.clear()
+    engine.evil_writers.add(key.public)
+    checker.finished()
+    assert not engine.record.violations
+
+
+# --- linearizability --------------------------------------------------------------------------------------------------
+
+
+def write(start: int, end: int, value: bytes) -> Event:
+    return Event(start, end, True, value)
+
+
+def read(start: int, end: int, value: bytes) -> Event:
+    return Event(start, end, False, value)
+
+
+GOOD = {
+    "one after another": [write(0, 1, b"a"), read(2, 3, b"a"), write(4, 5, b"b"), read(6, 7, b"b")],
+    "concurrent writes, either order": [write(0, 9, b"a"), write(0, 9, b"b"), read(10, 11, b"a")],
+    "a write that never ended and was read": [write(0, NEVER, b"a"), read(50, 51, b"a"), read(60, 61, b"a")],
+    "absent at first": [read(0, 1, ABSENT), write(0, 5, b"a"), read(2, 3, ABSENT), read(6, 7, b"a")],
+}
+BAD = {
+    "stale": [write(0, 1, b"a"), write(2, 3, b"b"), read(4, 5, b"a")],
+    "back and forth": [
+        write(0, 9, b"a"),
+        write(0, 9, b"b"),
+        read(10, 11, b"a"),
+        read(12, 13, b"b"),
+        read(14, 15, b"a"),
+    ],
+    "read before written": [read(0, 1, b"a"), write(2, 3, b"a")],
+    "never written": [read(0, 1, b"a")],
+    "absent after a write": [write(0, 1, b"a"), read(2, 3, ABSENT)],
+    "lost once seen": [write(0, NEVER, b"a"), read(2, 3, b"a"), read(4, 5, ABSENT)],
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_linearizable(name: str) -> None:
+    assert is_explained(GOOD[name])
+    assert search(GOOD[name]) is True
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_not_linearizable(name: str) -> None:
+    assert not is_explained(BAD[name])
+    assert search(BAD[name]) is False
+
+
+def test_deletes_make_absence_again() -> None:
+    history = [write(0, 1, b"a"), write(2, 3, ABSENT), read(4, 5, ABSENT)]
+    assert search(history) is True
+    assert search([*history, read(6, 7, b"a")]) is False
+
+
+def test_the_search_says_when_it_gave_up() -> None:
+    assert search([write(0, 99, bytes([i])) for i in range(12)] + [read(100, 101, b"none")], steps_max=50) is None
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Event]:
+    """Short histories over few values, each written once."""
+    values = draw(st.lists(st.sampled_from([b"a", b"b", b"c"]), unique=True, max_size=3))
+    times = st.integers(0, 12)
+    found = []
+    for value in values:
+        start = draw(times)
+        found.append(write(start, draw(st.one_of(st.just(NEVER), st.integers(start, 14))), value))
+    for _ in range(draw(st.integers(0, 4))):
+        start = draw(times)
+        found.append(read(start, draw(st.integers(start, 14)), draw(st.sampled_from([b"a", b"b", b"c", ABSENT]))))
+    return found
+
+
+@given(histories())
+def test_both_algorithms_agree(history: list[Event]) -> None:
+    assert search(history) == is_explained(history)
+
+
+def test_the_checker_names_the_operation_that_no_order_explains() -> None:
+    view = View()
+    view.op("write", 0, 10, b"a", time=1)
+    view.op("read", 20, 30, outcome=MISS)  # an excused miss says nothing
+    view.op("write", 40, None, b"b", PENDING)
+    view.op("read", 50, 60, b"a", time=1)
+    assert not judge(Linearizability, view)
+    view.op("read", 70, 80, b"b", time=2)
+    view.op("read", 90, 95, outcome=MISS, proven=True)
+    assert "once operation 5" in judge(Linearizability, view)[0]
+
+
+def test_every_request_has_a_reply_in_the_record() -> None:
+    from sim.record import KIND_OF
+
+    assert {*m.TABLE, *m.TABLE.values(), m.Reject} == set(KIND_OF)
