@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quorumcache.client import client, engine
-from quorumcache.core import merkle, model
+from quorumcache.core import config_model, merkle, model
 from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration
 from quorumcache.core.node import NodeLimits
@@ -114,7 +114,9 @@ def test_limits_in_the_documents_are_the_codes() -> None:
         f"| sessions of a node | {server.SESSIONS_MAX:,} |",
         f"| memory for entries | {limits.bytes_max >> 20} MiB a node",
         f"| open promises | {limits.promises_max:,} a node, {limits.open_max} a writer and slot |",
-        f"| shards | {defaults['shards'].default:,} unless configured",
+        f"| faulty nodes | f up to {config_model.F_MAX} |",
+        f"| nodes in a cluster | {config_model.NODES_MAX:,} |",
+        f"| shards | {defaults['shards'].default:,} unless configured, {config_model.SHARDS_MAX:,} at most |",
     ):
         assert row in operations, row
     assert model.KEY_BYTES_MAX == model.FIELD_BYTES_MAX
