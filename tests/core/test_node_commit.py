@@ -1,4 +1,4 @@
-"""Protocol 3, commit and read: every rule, their order, and what a node does with what is no entry."""
+"""Protocol 3, commit and read: what is no entry, or no slot (the rules are in test_commit.py)."""
 
 from __future__ import annotations
 
@@ -49,72 +49,8 @@ def open_count(node: Node) -> int:
     return len(node.slots.open.get(slot("a"), ()))
 
 
-def floor(node: Node) -> int:
-    return node.slots.shard(slot("a")).floor_us
-
-
 def raise_floor(node: Node, time_us: int) -> None:
     node.slots.raise_floor(node.slots.shard(slot("a")), time_us)
-
-
-# --- rules ---
-
-
-def test_commit_rule_1_the_current_entry_again_is_ok() -> None:
-    node = node_of()
-    e = entry(node, START_US)
-    assert commit(node, e, e) == bytes((m.OK, m.OK))
-    assert node.slots.current[slot("a")].batch.held_count == 1
-
-
-def test_commit_rule_1_comes_before_rule_2() -> None:
-    """What a node already holds of a writer that was revoked while it held it."""
-    node = node_of()
-    e = entry(node, START_US)
-    commit(node, e)
-    node.configuration.__dict__["_revoked"] = frozenset((key_of("w1").public,))
-    assert commit(node, e) == bytes((m.OK,))
-
-
-def test_commit_rule_2_revoked_comes_before_superseded() -> None:
-    """Section 11, order of the commit rules: a hidden entry of a revoked writer must not be vouched for with OK."""
-    node = node_of(configuration_of(revoked=("w2",)))
-    assert commit(node, entry(node, START_US + 1)) == bytes((m.OK,))
-    assert commit(node, entry(node, START_US, writer="w2")) == bytes((m.REVOKED,))
-    assert commit(node, entry(node, START_US + 2, writer="w2")) == bytes((m.REVOKED,))
-    assert held(node) == b"v"
-
-
-def test_commit_rule_2_revoked_comes_before_evicted() -> None:
-    node = node_of(configuration_of(revoked=("w2",)))
-    raise_floor(node, START_US)
-    assert commit(node, entry(node, START_US, writer="w2")) == bytes((m.REVOKED,))
-
-
-def test_commit_rule_3_superseded_is_ok_and_changes_nothing() -> None:
-    node = node_of()
-    commit(node, entry(node, START_US + 1, b"new"))
-    assert commit(node, entry(node, START_US, b"old")) == bytes((m.OK,))
-    assert held(node) == b"new"
-
-
-def test_commit_rule_3_comes_before_rule_4() -> None:
-    """Where a newer entry is, the floor says nothing: it stands in for absent slots."""
-    node = node_of()
-    commit(node, entry(node, START_US + 1, b"new"))
-    raise_floor(node, START_US + 5)
-    assert commit(node, entry(node, START_US, b"old")) == bytes((m.OK,))
-    assert commit(node, entry(node, START_US + 3, b"newer")) == bytes((m.OK,))
-    assert held(node) == b"newer"
-
-
-def test_commit_rule_4_at_the_floor_is_evicted_with_the_floor() -> None:
-    node = node_of()
-    raise_floor(node, START_US)
-    reply = node.handle(craft.commit(node.configuration, entry(node, START_US)), START_US)
-    assert reply == m.CommitReply(2, START_US, bytes((m.EVICTED,)), [START_US])
-    assert held(node) is None
-    assert commit(node, entry(node, START_US + 1)) == bytes((m.OK,))
 
 
 def test_commit_rule_4_drops_promises_up_to_the_stamp() -> None:
@@ -130,34 +66,6 @@ def test_commit_rule_4_drops_promises_up_to_the_stamp() -> None:
     assert commit(node, craft.entry(node.configuration, above)) == bytes((m.OK,))
 
 
-def test_commit_rule_4_an_open_promise_is_kept_though_the_floor_has_passed_it() -> None:
-    node = node_of()
-    promised = craft.craft("a", START_US)
-    promise(node, promised)
-    raise_floor(node, START_US + 5)
-    assert commit(node, entry(node, START_US, b"another", nonce=9)) == bytes((m.EVICTED,)), "not this very promise"
-    node = node_of()
-    promise(node, promised)
-    raise_floor(node, START_US + 5)
-    assert commit(node, craft.entry(node.configuration, promised)) == bytes((m.OK,))
-
-
-def test_commit_rule_4_is_recovering_where_the_shard_is() -> None:
-    node = node_of(started_us=START_US)
-    assert floor(node) == START_US + 2_000_000
-    assert commit(node, entry(node, START_US)) == bytes((m.RECOVERING,))
-    assert commit(node, entry(node, START_US + 2_000_001)) == bytes((m.OK,)), "above the floor it is stored"
-
-
-def test_commit_rule_5_stores_and_drops_promises_up_to_the_stamp() -> None:
-    node = node_of()
-    for i in (0, 1, 2):
-        promise(node, craft.craft("a", START_US + i))
-    assert commit(node, entry(node, START_US + 1)) == bytes((m.OK,))
-    assert [p.header.time_us for p in node.slots.open[slot("a")]] == [START_US + 2]
-    assert len(node.slots.promises) == 1
-
-
 def test_commit_takes_entries_certified_in_an_earlier_epoch_that_counts() -> None:
     now = configuration_of(epoch=2)
     node = node_of(now)
@@ -165,17 +73,6 @@ def test_commit_takes_entries_certified_in_an_earlier_epoch_that_counts() -> Non
     reply = node.handle(m.Commit(1, now.digest, craft.commit(now, old).bundles), START_US)
     assert isinstance(reply, m.CommitReply)
     assert reply.codes == bytes((m.OK,))
-
-
-def test_commit_of_one_batch_answers_each_item() -> None:
-    node = node_of()
-    batch = [craft.craft(f"k{i}", START_US) for i in range(5)]
-    reply = node.handle(craft.commit_batch(node.configuration, batch), START_US)
-    assert isinstance(reply, m.CommitReply)
-    assert reply.codes == bytes(5)
-    for crafted in batch:
-        found = node.slots.current[crafted.raw[95:-2]]
-        assert Verifier(verify, [node.configuration]).check_entry(found.entry()).digest == crafted.digest
 
 
 def test_commit_to_a_full_node_of_young_entries_is_full() -> None:
@@ -186,9 +83,6 @@ def test_commit_to_a_full_node_of_young_entries_is_full() -> None:
     assert commit(node, big[1], now_us=late_us) == bytes((m.OK,))
     assert held(node) is None
     assert floor(node) == START_US
-
-
-# --- what is no entry ---
 
 
 def spoil_bitmaps(e: Entry) -> None:
@@ -292,43 +186,6 @@ def test_commit_takes_no_shortcut_for_a_promise_of_another_writer_or_group() -> 
     assert isinstance(node.handle(craft.commit(node.configuration, alone), START_US), m.Reject)
 
 
-def test_commit_signature_cache_is_keyed_by_the_signature_too() -> None:
-    """Section 11: else garbage signatures ride on a cached good one, and readers later discard what the node holds."""
-    node = node_of()
-    good = craft.entry(node.configuration, craft.craft("a", START_US))
-    commit(node, good)
-    node.slots.drop(slot("a"))
-    grants = list(good.certificate.grants)
-    grants[1] = type(grants[1])(1, grants[1].bitmap, bytes(64))
-    replaced(grants=tuple(grants))(good)
-    assert isinstance(node.handle(craft.commit(node.configuration, good), START_US), m.Reject)
-
-
-# --- reads ---
-
-
-def test_read_reports_expired_entries_and_tombstones_like_any_other() -> None:
-    """Protocol 3, read (R)."""
-    node = node_of()
-    gone = entry(node, START_US, expires_at_us=START_US + 1)
-    commit(node, gone)
-    reply = node.handle(m.Read(1, node.configuration.digest, [slot("a"), slot("b")], 0, 2), START_US + 10)
-    assert isinstance(reply, m.ReadReply)
-    assert reply.digests[32:] == bytes(32)
-    assert reply.values == [gone.header, gone.salted, b"", b""]
-    full = node.handle(m.ReadFull(1, node.configuration.digest, [slot("a")]), START_US + 10)
-    assert isinstance(full, m.ReadFullReply)
-    assert full.answers[0].entry == gone
-
-
-def test_read_full_of_an_absent_slot_tells_the_floor() -> None:
-    node = node_of()
-    raise_floor(node, START_US)
-    reply = node.handle(m.ReadFull(1, node.configuration.digest, [slot("a")]), START_US)
-    assert isinstance(reply, m.ReadFullReply)
-    assert reply.answers == [m.FullAnswer(None, START_US)]
-
-
 @pytest.mark.parametrize("bad", [b"", b"\x00", b"\xff", b"\x04test", b"\x04test\x00\x00\x00\x00", slot("a") + b"x"])
 def test_read_of_what_is_no_slot_never_raises(bad: bytes) -> None:
     node = node_of()
@@ -336,14 +193,3 @@ def test_read_of_what_is_no_slot_never_raises(bad: bytes) -> None:
     assert isinstance(reply, m.ReadReply)
     assert reply.digests == bytes(32)
     assert isinstance(node.handle(m.ReadFull(1, node.configuration.digest, [bad]), START_US), m.Reject)
-
-
-def test_read_values_stop_at_the_bound_of_a_reply() -> None:
-    node = node_of()
-    keys = [f"k{i}" for i in range(8)]
-    for key in keys:
-        commit(node, craft.entry(node.configuration, craft.craft(key, START_US, bytes(1 << 20))))
-    slots = [slot(key) for key in keys]
-    reply = node.handle(m.Read(1, node.configuration.digest, slots, 0, 8), START_US)
-    assert isinstance(reply, m.ReadReply)
-    assert [bool(v) for v in reply.values[1::2]] == [True] * 4 + [False] * 4

@@ -1,4 +1,4 @@
-"""Protocol 3 and 7: the floor, eviction, reaping, promises that age out, and what all that costs in memory."""
+"""What a node holds: eviction that finds what may go, memory that is counted, pages (ages are in test_aging.py)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
-from quorumcache.core.model import parse_header
-from quorumcache.core.slots import Held, Promise, Slots
+from quorumcache.core.slots import Held, Slots
 from tests import craft
 from tests.cluster import START_US, configuration_of, slot
 
@@ -34,35 +33,6 @@ def put(slots: Slots, key: str, time_us: int = START_US, value: bytes | None = b
 
 def keys(slots: Slots) -> set[str]:
     return {name.decode()[7:-2] for name in slots.current}
-
-
-def test_eviction_raises_the_floor_to_the_entrys_time() -> None:
-    slots = slots_of()
-    put(slots, "a", START_US + 5)
-    slots.drop(slot("a"))
-    assert slots.shard(slot("a")).floor_us == START_US + 5
-    assert slots.bytes_used == 0
-
-
-@given(st.lists(st.integers(0, 1000)))
-def test_the_floor_never_goes_down(times: list[int]) -> None:
-    slots = slots_of()
-    seen = 0
-    for time_us in times:
-        slots.raise_floor(slots.shards[0], time_us)
-        seen = max(seen, time_us)
-        assert slots.shards[0].floor_us == slots.floor_max_us == seen
-
-
-def test_only_what_is_older_than_2_max_skew_is_evicted() -> None:
-    """Section 11, evict only what is old: else the floor passes now + max_skew and blocks the whole shard."""
-    slots = slots_of()
-    put(slots, "a")
-    slots.bytes_max = slots.bytes_used
-    young = held_of(craft.craft("b", START_US, b"v" * 100))
-    assert not slots.store(slot("b"), young, START_US + 2_000_000)
-    assert slots.store(slot("b"), young, START_US + 2_020_000)
-    assert keys(slots) == {"b"}
 
 
 def test_eviction_finds_the_old_behind_any_number_of_busy_slots() -> None:
@@ -91,55 +61,11 @@ def test_eviction_takes_from_all_shards_in_turn() -> None:
     assert len(touched) >= 6
 
 
-def test_a_recovering_shard_evicts_and_reaps_nothing() -> None:
-    """Protocol 7."""
-    slots = slots_of(recovering=True)
-    put(slots, "a")
-    put(slots, "d", value=None)
-    assert slots.reap(LATE_US * 2, 100) == 0
-    slots.bytes_max = slots.bytes_used
-    assert not put(slots, "b", LATE_US)
-    slots.shards[0].recovering = False
-    assert slots.reap(LATE_US * 4, 100) == 1
-    assert keys(slots) == {"a"}
-
-
 def test_what_is_larger_than_the_node_is_refused_and_evicts_nothing() -> None:
     slots = slots_of(2000)
     put(slots, "a")
     assert not put(slots, "b", LATE_US, bytes(4000))
     assert keys(slots) == {"a"}
-
-
-def test_tombstones_and_expired_entries_are_reaped_2_max_skew_after_their_end() -> None:
-    slots = slots_of()
-    put(slots, "deleted", value=None)
-    put(slots, "expiring", expires_at_us=START_US + 10_000_000)
-    put(slots, "kept")
-    assert slots.reap(START_US + 2_000_000, 100) == 0
-    assert slots.reap(START_US + 2_000_001, 100) == 1
-    assert slots.reap(START_US + 12_000_000, 100) == 0
-    assert slots.reap(START_US + 12_000_001, 100) == 1
-    assert keys(slots) == {"kept"}
-    assert slots.shards[0].floor_us == START_US
-
-
-def test_reaping_leaves_alone_what_was_written_since() -> None:
-    slots = slots_of()
-    put(slots, "a", value=None)
-    put(slots, "a", START_US + 1)
-    assert slots.reap(LATE_US * 2, 100) == 0
-    assert keys(slots) == {"a"}
-
-
-def test_reaping_is_bounded_per_call_and_its_memory_by_the_entries() -> None:
-    slots = slots_of()
-    for i in range(20):
-        put(slots, f"k{i}", value=None)
-    assert slots.reap(LATE_US, 7) == 7
-    for i in range(5000):
-        put(slots, "again", START_US + i, None)
-    assert len(slots._reap) <= 2 * len(slots.current) + 1024 + 1
 
 
 def test_a_batch_is_paid_for_as_long_as_one_of_its_entries_is_held() -> None:
@@ -176,21 +102,6 @@ def test_bytes_used_is_what_is_held_and_within_its_bound(steps: list[tuple[str, 
     assert slots.bytes_used == 0
 
 
-def test_promises_age_out_oldest_first_and_raise_the_floor() -> None:
-    """Protocol 3 (R): a promise older than 2 max_skew + op_time may be dropped."""
-    slots = slots_of()
-    for i in range(5):
-        header = craft.craft(f"k{i}", START_US + 100 - i)
-        slots.add_promise(Promise(parse_header(header.raw), START_US + i, b"", b"", header.digest, 0))
-    assert slots.promise_age_us == 7_000_000
-    assert slots.drop_old_promises(START_US + 7_000_000, 10) == 0
-    assert slots.drop_old_promises(START_US + 7_000_003, 2) == 2
-    assert slots.drop_old_promises(START_US + 7_000_003, 2) == 1
-    assert slots.shards[0].floor_us == START_US + 100
-    assert [p.header.slot for p in slots.promises] == [slot("k3"), slot("k4")]
-    assert set(slots.open) == {slot("k3"), slot("k4")}
-
-
 @given(st.sets(st.text("abc", min_size=1, max_size=4), max_size=30), st.integers(1, 7), st.integers(1, 5000))
 def test_pages_name_every_slot_once_in_order(names: set[str], count_max: int, bytes_max: int) -> None:
     slots = slots_of()
@@ -206,12 +117,3 @@ def test_pages_name_every_slot_once_in_order(names: set[str], count_max: int, by
             after = held.header[95:-2]
             seen.append(after)
     assert seen == sorted(slot(name) for name in names)
-
-
-def test_the_slot_that_is_written_is_never_the_victim() -> None:
-    """The slot that is being written is not evicted to make room for itself."""
-    slots = slots_of()
-    put(slots, "a")
-    slots.bytes_max = slots.bytes_used + 50
-    assert not put(slots, "a", LATE_US, b"v" * 200)
-    assert keys(slots) == {"a"}
