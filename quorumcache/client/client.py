@@ -137,6 +137,11 @@ class Client:
         return self._engine.configuration
 
     @property
+    def writer(self) -> bytes | None:
+        """The public key that the client writes with; None where it only reads."""
+        return self._engine.core.writer
+
+    @property
     def counts(self) -> dict[str, int]:
         """What happened so far: fast reads, settled reads, misses, write attempts, lies rejected, ..."""
         return dict(self._engine.core.counts)
@@ -188,7 +193,15 @@ class Client:
             return math.inf
         return max(0.0, (expires_at_us - self._cluster_us()) / 1e6)
 
+    async def read(self, key: Key) -> Outcome:
+        """As `get`, but how the read ended, as data: Found (its header has the stamp), Missed or Failed. For audits."""
+        return await self._read(self._slot(key), False)
+
     # --- writing ---
+
+    async def write(self, key: Key, value: Any, *, ttl: float | None = None) -> Outcome:
+        """As `set`, but how the write ended, as data: Written (with its stamp) or Failed. For audits."""
+        return await self._write(self._slot(key), PUT, self._data(value), self._expires_at(ttl))
 
     async def set(self, key: Key, value: Any, *, ttl: float | None = None) -> None:
         """Set the key's value; it is complete, and will be read, when this returns.

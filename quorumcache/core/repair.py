@@ -13,7 +13,8 @@ from quorumcache.core.model import Entry, Header, Malformed
 from quorumcache.core.node import Node
 from quorumcache.core.slots import Held, Shard
 
-SHARDS_AT_ONCE_MAX: Final = 32
+#: Few, so that clients' requests are not stuck behind a pile of reports.
+SHARDS_AT_ONCE_MAX: Final = 8
 RESEND_US: Final = 500_000
 #: A lying peer may report for ever: beyond this many entries of a shard its report does not count.
 SHARD_ENTRIES_MAX: Final = 1 << 20

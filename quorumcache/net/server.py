@@ -29,7 +29,8 @@ HELLO_S_MAX: Final = 5.0
 #: A client that reads nothing for this long loses its session.
 SEND_S_MAX: Final = 30.0
 HEARTBEAT_S: Final = 15.0
-REPLIES_BYTES_GOAL: Final = 4 << 20
+#: Replies travel in frames of about this size; between two of them other sessions have their turn.
+REPLIES_BYTES_GOAL: Final = 256 << 10
 
 
 class Handler(Protocol):
@@ -216,6 +217,7 @@ class NodeServer:
                 if parts and size + len(part) > REPLIES_BYTES_GOAL:
                     await self._send(send_bytes, seal(codec.join(parts)), wrap)
                     parts, size = [], 0
+                    await asyncio.sleep(0)
                 parts.append(part)
                 size += len(part)
             if parts:

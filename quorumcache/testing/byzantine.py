@@ -310,13 +310,13 @@ class LyingClock(Behaviour):
 
 
 LIES: Final[tuple[type[Behaviour], ...]] = (
+    WithholdsValues,
     Stale,
     ForgedValue,
     Silent,
     CorruptedCertificate,
     EquivocatingGrants,
     ForgedStamp,
-    WithholdsValues,
     Slow,
     WrongAnswers,
     LyingFloor,

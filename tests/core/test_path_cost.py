@@ -1,0 +1,28 @@
+"""Paths of a batch: asking for all of them hashes its tree once, so that a recovering peer cannot stall a node."""
+
+import random
+from typing import Any
+
+import pytest
+
+from quorumcache.core import merkle
+
+
+def test_all_paths_of_a_batch_cost_one_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves = random.Random(7).randbytes(32 * 1024)
+    hashed = 0
+    real = merkle.blake2b
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal hashed
+        hashed += 1
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(merkle, "blake2b", counting)
+    paths = [merkle.path_of(leaves, position) for position in range(1024)]
+    assert hashed == 1023
+    monkeypatch.undo()
+    root = merkle.root_of(leaves)
+    for position, path in enumerate(paths):
+        leaf = leaves[32 * position : 32 * position + 32]
+        assert merkle.root_from_path(leaf, position, 1024, path) == root
