@@ -284,7 +284,7 @@ def _summarize(console: Console, load: _Load, lies: _Lies, verdict: Verdict, sec
         highlight=False,
     )
     checks = (
-        (not verdict.forged, f"integrity: {verdict.reads_found:,} values read, each one that its writer wrote to that key"),
+        (not verdict.forged, f"integrity: {verdict.reads_found:,} values, each as its writer wrote it to that key"),
         (not verdict.stale, "freshness: none older than any operation on its key that had ended before the read began"),
         (not verdict.split, "one value per stamp"),
         (not verdict.failed, f"availability: {verdict.reads + verdict.writes:,} operations, {verdict.failed} failed"),
