@@ -126,6 +126,7 @@ def test_limits_in_the_documents_are_the_codes() -> None:
         f"length of the metadata, at most {model.METADATA_BYTES_MAX:,} ",
         f"payloads of {frame.COMPRESS_BYTES_MIN:,} bytes and more",
         f"`grace_us`, {defaults['grace_us'].default // 1000} ms unless configured",
+        f"several of about {server.REPLIES_BYTES_GOAL >> 10} KiB",
         f"| `slots` (1 to {m.READ_FULL_SLOTS_MAX}) |",
         f"`entries` (at most {m.REPORT_ENTRIES_MAX},",
     ):
