@@ -2,7 +2,7 @@
 
     QuorumCacheError
       Misuse                   the caller's fault: change the call or the file; never retry as it is
-        InvalidKey  InvalidValue  ConfigurationError  KeyFileError
+        InvalidKey  InvalidValue  ConfigurationError  KeyFileError  InvalidProof
       PermissionDenied         the cluster works and says no: ask an administrator
       Unavailable              nothing happened: try again later
         DeadlineExceeded       ... nothing happened in time
@@ -51,6 +51,13 @@ class KeyFileError(Misuse):
     """A key file that is missing, readable by others, corrupt, or made for another role.
 
     The text names the file and the command that puts it right. It never holds any part of the key.
+    """
+
+
+class InvalidProof(Misuse):
+    """A file that does not prove what it should: damaged, forged, or of a cluster that is not the trusted one.
+
+    Believe nothing in it. Get the proof again from whoever made it, and the cluster's administrators' keys from them.
     """
 
 

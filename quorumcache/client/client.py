@@ -11,15 +11,14 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, overload
+from typing import Any, Final, Literal, Self, TypeVar, overload
 
 from quorumcache.client.engine import Engine, now_us
 from quorumcache.client.serializers import Serializer, serializer_of
-from quorumcache.core.config import Configuration, SignedConfiguration, parse_toml
+from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.model import DELETE, KEY_BYTES_MAX, PUT, TIME_US_MAX, VALUE_BYTES_MAX, header_expires_at, slot_of
 from quorumcache.core.outcome import DENIED, MISMATCH, UNKNOWN, Failed, Found, Missed, Outcome, Written
 from quorumcache.errors import (
-    ConfigurationError,
     ConfigurationMismatch,
     InvalidKey,
     InvalidValue,
@@ -29,7 +28,9 @@ from quorumcache.errors import (
     QuorumCacheError,
     Unavailable,
 )
+from quorumcache.wire.founding import read_cluster_file
 from quorumcache.wire.keys import SigningKey, read_key_file, verify
+from quorumcache.wire.proof import make_proof
 
 T = TypeVar("T")
 Key = str | bytes
@@ -38,22 +39,15 @@ MANY_MAX: Final = 100_000
 
 
 def load_cluster(cluster: str | os.PathLike[str] | SignedConfiguration) -> SignedConfiguration:
-    """A cluster's signed configuration, from its TOML file or as it is; its signatures are checked.
+    """A cluster's signed configuration, from its TOML file (or its directory) or as it is; its signatures are checked.
 
     Raises ConfigurationError where the file cannot be read, is no configuration, or is not signed by enough of its
     administrators.
     """
-    if isinstance(cluster, SignedConfiguration):
-        signed = cluster
-    else:
-        path = Path(cluster)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as fault:
-            raise ConfigurationError(f"the cluster file {path} cannot be read: {fault}") from None
-        signed = parse_toml(text)
-    signed.verify(verify)
-    return signed
+    if not isinstance(cluster, SignedConfiguration):
+        return read_cluster_file(Path(cluster))
+    cluster.verify(verify)
+    return cluster
 
 
 class Client:
@@ -149,20 +143,35 @@ class Client:
     # --- reading ---
 
     @overload
-    async def get(self, key: Key, default: T, *, strict: bool = False) -> Any | T: ...
+    async def get(
+        self, key: Key, default: T, *, strict: bool = False, with_proof: Literal[False] = False
+    ) -> Any | T: ...
 
     @overload
-    async def get(self, key: Key, *, strict: bool = False) -> Any | None: ...
+    async def get(
+        self, key: Key, default: T, *, strict: bool = False, with_proof: Literal[True]
+    ) -> tuple[Any, bytes] | T: ...
 
-    async def get(self, key: Key, default: Any = None, *, strict: bool = False) -> Any:
+    @overload
+    async def get(self, key: Key, *, strict: bool = False, with_proof: Literal[False] = False) -> Any | None: ...
+
+    @overload
+    async def get(self, key: Key, *, strict: bool = False, with_proof: Literal[True]) -> tuple[Any, bytes] | None: ...
+
+    async def get(self, key: Key, default: Any = None, *, strict: bool = False, with_proof: bool = False) -> Any:
         """The key's value, or `default` where there is none.
 
         With `strict=True`, a miss that fewer than f+1 nodes vouched for is an error (Unavailable) instead: then the
-        value may still be there.
+        value may still be there. With `with_proof=True` it is a pair: the value, and the bytes of a portable proof of
+        it (entry, certificate and configuration), which `quorumcache verify FILE` checks anywhere and offline.
         """
-        outcome = await self._read(self._slot(key), False)
+        outcome = await self._read(self._slot(key), with_proof)
         if type(outcome) is Found:
-            return self._loads(outcome.salted[16:])
+            value = self._loads(outcome.salted[16:])
+            if not with_proof:
+                return value
+            assert outcome.entry is not None, "a full read ends with the whole entry"
+            return value, make_proof(outcome.entry, self._signed)
         self._check_miss(outcome, strict)
         return default
 

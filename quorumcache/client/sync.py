@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 from quorumcache.client.client import Client, Key
 from quorumcache.client.serializers import Serializer
@@ -74,8 +74,24 @@ class SyncClient:
         """See `Client.counts`."""
         return self._client.counts
 
-    def get(self, key: Key, default: Any = None, *, strict: bool = False) -> Any:
+    @overload
+    def get(self, key: Key, default: T, *, strict: bool = False, with_proof: Literal[False] = False) -> Any | T: ...
+
+    @overload
+    def get(
+        self, key: Key, default: T, *, strict: bool = False, with_proof: Literal[True]
+    ) -> tuple[Any, bytes] | T: ...
+
+    @overload
+    def get(self, key: Key, *, strict: bool = False, with_proof: Literal[False] = False) -> Any | None: ...
+
+    @overload
+    def get(self, key: Key, *, strict: bool = False, with_proof: Literal[True]) -> tuple[Any, bytes] | None: ...
+
+    def get(self, key: Key, default: Any = None, *, strict: bool = False, with_proof: bool = False) -> Any:
         """See `Client.get`."""
+        if with_proof:
+            return self._run(self._client.get(key, default, strict=strict, with_proof=True))
         return self._run(self._client.get(key, default, strict=strict))
 
     def get_many(self, keys: Iterable[Key], *, strict: bool = False) -> dict[Key, Any]:

@@ -1,0 +1,97 @@
+"""`quorumcache init`: a new cluster's configuration and keys, in a directory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _name_of(directory: Path) -> str:
+    """A cluster's name after its directory, with what names may not have left out."""
+    return re.sub(r"[^a-zA-Z0-9_.-]+", "-", directory.resolve().name)[:64] or "cluster"
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.", show_default=False)],
+    f: Annotated[int, typer.Option("--f", help="How many faulty nodes it has to withstand.")] = 1,
+    nodes: Annotated[
+        int | None, typer.Option(help="How many nodes; at least 3f+1, which is the default.", show_default=False)
+    ] = None,
+    writers: Annotated[str, typer.Option(help="Names of the writers, with commas between them.")] = "default",
+    namespaces: Annotated[
+        str, typer.Option(help="Namespaces: name, or name=writer+writer to let only these write.")
+    ] = "default",
+    host: Annotated[str, typer.Option(help="Host of all nodes' addresses.")] = "127.0.0.1",
+    base_port: Annotated[int, typer.Option(help="The first node's port; the others follow.")] = 7411,
+    addresses: Annotated[
+        str, typer.Option(help="host:port of each node, with commas between, in place of --host and --base-port.")
+    ] = "",
+    cluster_id: Annotated[str, typer.Option(help="The cluster's name; DIR's unless given.", show_default=False)] = "",
+    max_skew_ms: Annotated[int, typer.Option(help="The most by which the nodes' clocks differ.")] = 1000,
+    op_time_ms: Annotated[int, typer.Option(help="How long an operation may take.")] = 5000,
+    shards: Annotated[int, typer.Option(help="Shards that keys are spread over.")] = 1024,
+) -> None:
+    """Found a cluster: write DIR/cluster.toml, signed, and a key file per node, writer and administrator.
+
+    cluster.toml is public: every node and client gets a copy. Each key file goes to the one machine that uses it, and
+    is removed from here; the administrator's key signs every later change, so keep it offline.
+
+    Example: [bold]quorumcache init my-cluster --f 1 --writers alice,bob[/bold]
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from quorumcache.core.config import NamespaceInfo, warnings_of
+    from quorumcache.errors import ConfigurationError
+    from quorumcache.wire.founding import found_cluster
+
+    spaces = []
+    for item in _names(namespaces):
+        name, limited, allowed = item.partition("=")
+        spaces.append(NamespaceInfo(name, writers=tuple(allowed.split("+")) if limited else ("*",)))
+    if not spaces or not _names(writers):
+        raise ConfigurationError("--writers and --namespaces take at least one name each: nobody could use the cluster")
+    founded = found_cluster(
+        f=f,
+        nodes=nodes,
+        writers=_names(writers),
+        namespaces=spaces,
+        addresses=_names(addresses) or None,
+        host=host,
+        base_port=base_port,
+        cluster_id=cluster_id or _name_of(directory),
+        max_skew_us=1000 * max_skew_ms,
+        op_time_us=1000 * op_time_ms,
+        grace_us=min(200_000, 1000 * op_time_ms),
+        shards=shards,
+    )
+    file = founded.write(directory)
+    configuration = founded.configuration
+    console = Console(highlight=False, soft_wrap=True)
+    at = escape(str(directory))
+    count = len(configuration.nodes)
+    console.print(
+        f"Founded cluster [bold]{configuration.cluster_id}[/bold]: {count} nodes, "
+        f"each key on {configuration.n} of them, up to {configuration.f} of those may lie.\n"
+    )
+    console.print(f"  {escape(str(file))}  the configuration, signed; public: every node and client gets a copy")
+    console.print(f"  {at}/keys/node-n0.key ... node-n{count - 1}.key  one for each node's machine")
+    for name in founded.writers:
+        console.print(f"  {at}/keys/writer-{escape(name)}.key  for the writer {escape(name)}")
+    console.print(f"  {at}/keys/admin.key  signs every later change: keep it offline")
+    for warning in warnings_of(configuration):
+        console.print(f"\n[yellow]Warning:[/yellow] {escape(warning)}")
+    first = configuration.nodes[0]
+    console.print("\nNext, start each node on its machine, and try it:")
+    console.print(
+        f"  quorumcache node --cluster {at} --name {first.name}    [dim]# listens on {escape(first.address)}[/dim]"
+    )
+    console.print(f"  quorumcache set hello world --cluster {at}")
+    console.print(f"  quorumcache get hello --cluster {at}")

@@ -1,0 +1,29 @@
+"""`quorumcache keygen`: one new key in a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def keygen(
+    path: Annotated[Path, typer.Argument(help="Where to write the key; must not exist.", show_default=False)],
+    role: Annotated[str, typer.Option(help="Who will hold it: writer, node or admin.")] = "writer",
+) -> None:
+    """Make a key that only its owner can read (mode 0600), and print its public half.
+
+    The public key goes into the cluster's configuration; the file stays with whoever uses it.
+
+    Example: [bold]quorumcache keygen alice.key[/bold]
+    """
+    from quorumcache.errors import KeyFileError
+    from quorumcache.wire.keys import ROLES, SigningKey, write_key_file
+
+    if role not in ROLES:
+        raise KeyFileError(f"--role {role[:40]}: there is no such role; one of {', '.join(ROLES)}")
+    key = SigningKey.generate()
+    write_key_file(path, key, role=role)
+    typer.echo(f"Wrote a {role} key to {path} (mode 0600). Its public key:", err=True)
+    typer.echo(key.public.hex())
