@@ -68,6 +68,7 @@ class Link:
         self._under_way_bytes = 0
         self._backlog: deque[tuple[int, bytes]] = deque()
         self._backlog_bytes = 0
+        self._waiting: set[int] = set()  # the ids in the backlog
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -86,12 +87,13 @@ class Link:
 
     def send(self, request_id: int, encoded: bytes) -> None:
         """Send a request with the frame of this turn. Never blocks: see the module's text for what bounds it."""
-        if request_id in self._under_way:
-            return  # It is on its way in this very session, or will be first thing in the next.
+        if request_id in self._under_way or request_id in self._waiting:
+            return  # It is on its way in this very session, or will be first thing in the next; or waits its turn.
         if self._backlog_bytes + len(encoded) > BACKLOG_BYTES_MAX:
             self.dropped_count += 1
             return
         self._backlog.append((request_id, encoded))
+        self._waiting.add(request_id)
         self._backlog_bytes += len(encoded)
         wake = self._wake
         if wake is not None and not wake.done():
@@ -101,6 +103,7 @@ class Link:
         """Drop what nobody waits for any more from the backlog, and, while the session is down, from what would be
         sent again."""
         self._backlog = deque(pair for pair in self._backlog if is_wanted(pair[0]))
+        self._waiting = {request_id for request_id, _ in self._backlog}
         self._backlog_bytes = sum(len(encoded) for _, encoded in self._backlog)
         if not self.up:
             self._under_way = {i: e for i, e in self._under_way.items() if is_wanted(i)}
@@ -178,6 +181,7 @@ class Link:
         self._under_way.clear()
         self._under_way_bytes = 0
         self._backlog.extendleft(reversed(again))
+        self._waiting.update(request_id for request_id, _ in again)
         self._backlog_bytes += sum(len(encoded) for _, encoded in again)
         self._on_change(self.node.index, True, answer.clock_us)
         writer = asyncio.get_running_loop().create_task(
@@ -233,6 +237,7 @@ class Link:
             if self._under_way_bytes + len(encoded) > self._credit_bytes and under_way:
                 break
             backlog.popleft()
+            self._waiting.discard(request_id)
             self._backlog_bytes -= len(encoded)
             if request_id not in under_way:
                 under_way[request_id] = encoded
