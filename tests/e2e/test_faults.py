@@ -21,6 +21,7 @@ class _Load:
     def __init__(self) -> None:
         self.history = History()
         self.done = 0
+        self._ended = asyncio.Event()
         self._stopping = False
 
     async def write(self, client: Client, name: str) -> None:
@@ -33,6 +34,7 @@ class _Load:
             began = self.history.announce(key, value, writer)
             self.history.end(key, began, await client.write(key, value))
             self.done += 1
+            self._ended.set()
 
     async def read(self, client: Client) -> None:
         number = 0
@@ -42,12 +44,14 @@ class _Load:
             began = self.history.begin()
             self.history.end(key, began, await client.read(key))
             self.done += 1
+            self._ended.set()
 
     async def more(self, count: int) -> None:
         """Wait until that many further operations have ended."""
         goal = self.done + count
         while self.done < goal:
-            await asyncio.sleep(0.01)
+            self._ended.clear()
+            await self._ended.wait()
 
     def stop(self) -> None:
         self._stopping = True

@@ -113,8 +113,9 @@ class _Attacker:
 
     def _mutated(self, data: bytes) -> bytes:
         changed = bytearray(data)
-        for _ in range(self._random.randrange(1, 4)):
-            changed[self._random.randrange(len(changed))] = self._random.randrange(256)
+        while changed == data:
+            for _ in range(self._random.randrange(1, 4)):
+                changed[self._random.randrange(len(changed))] = self._random.randrange(256)
         return bytes(changed)
 
 
