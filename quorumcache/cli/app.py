@@ -16,11 +16,14 @@ from typer.core import TyperGroup
 from quorumcache.cli import exits
 from quorumcache.errors import QuorumCacheError
 
+_LOOK = "Try it out"
 _USE = "Use a cluster"
 _RUN = "Run a cluster"
 
 #: name -> (panel of the help text, module, function). A new command is a line here.
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
+    "demo": (_LOOK, "quorumcache.cli.demo", "demo"),
+    "replay": (_LOOK, "quorumcache.cli.replay", "replay"),
     "verify": (_USE, "quorumcache.cli.verify", "verify"),
     "init": (_RUN, "quorumcache.cli.init", "init"),
     "keygen": (_RUN, "quorumcache.cli.keygen", "keygen"),
