@@ -1,4 +1,4 @@
-"""The command line: `python -m sim run | seeds | mutants | scenarios`. Prints; what it prints is computed elsewhere."""
+"""`python -m sim run | seeds | mutants | explore | scenarios`: prints; what it prints is computed elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from quorumcache.errors import QuorumCacheError
-from sim import scenarios
+from sim import explore, scenarios
 from sim.campaign import Result, results_of
 from sim.mutants import MUTANTS, applied
 from sim.mutants.hunt import Hunted, hunt
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     bugs.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     bugs.set_defaults(do=_mutants)
 
+    explore.add_parser(commands)
     known = commands.add_parser("scenarios", help="list the scenarios")
     known.set_defaults(do=_scenarios)
     return parser
