@@ -147,6 +147,10 @@ class NodeServer:
         finally:
             self.sessions_count -= 1
             self._sockets.discard(websocket)
+            # aiohttp sets the heartbeat anew for what arrives while a session closes, and its timer then holds all of
+            # the session for as long: who breaks sessions on purpose could fill the memory.
+            websocket._heartbeat = None
+            websocket._cancel_heartbeat()
         return websocket
 
     async def _close(self, websocket: web.WebSocketResponse, code: int, reason: str) -> None:
