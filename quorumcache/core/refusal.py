@@ -112,16 +112,24 @@ def judge(verifier: Verifier, slot: bytes, stamp: bytes, refusals: dict[int, m.R
     return Judgement(denials, proved, floors, bounds, liars)
 
 
-def asks_for_patience(refusals: dict[int, m.Refusal]) -> bool:
-    """Whether nothing was said but "not now" (AHEAD, BUSY, FULL, or silence): then the same bytes are sent again
-    later. A new stamp would gain nothing, and leave one more promise open at each node that granted this one."""
-    return all(refusal.code in (m.AHEAD, m.BUSY, m.FULL) for refusal in refusals.values())
+def asks_for_patience(refusals: dict[int, m.Refusal], hoped: int, q: int, ahead_us: int) -> bool:
+    """Whether the same bytes should be sent again later, rather than a new stamp: it would gain nothing, and leave one
+    more promise open at each node that granted this one.
+
+    So it is where nothing was said but "not now" (AHEAD, BUSY, FULL, or silence). Also where those that said AHEAD
+    would make up a quorum with `hoped` others, which granted it or are silent yet, whatever f liars say beside them: a
+    correct node may say so only of a stamp that lies `ahead_us` > 0 beyond cluster time.
+    """
+    codes = [refusal.code for refusal in refusals.values()]
+    if all(code in (m.AHEAD, m.BUSY, m.FULL) for code in codes):
+        return True
+    return ahead_us > 0 and m.AHEAD in codes and hoped + codes.count(m.AHEAD) >= q
 
 
 def patience_us(refusals: dict[int, m.Refusal], ahead_us: int, waits: int) -> int:
     """How long to wait before the same bytes are sent again, for the `waits`-th time: until the stamp, `ahead_us`
     beyond what nodes accept, is no longer ahead, and longer each time where nodes are busy."""
-    busy = any(refusal.code != m.AHEAD for refusal in refusals.values()) or not refusals
+    busy = not any(refusal.code == m.AHEAD for refusal in refusals.values())
     backoff_us = min(BACKOFF_US << min(waits, 8), BACKOFF_US_MAX) if busy else AHEAD_POLL_US
     return max(backoff_us, ahead_us)
 
@@ -154,6 +162,9 @@ def raise_time(
     if not proved and not floors:
         # Claims without proof, or a few denials: nothing to go above.
         wait_us = max(wait_us, min(BACKOFF_US << min(write.attempt, 8), BACKOFF_US_MAX))
+    elif write.attempt > 2:
+        # Two attempts beyond the first do, unless somebody lies: then do not race through op_time.
+        wait_us = max(wait_us, min(BACKOFF_US << min(write.attempt - 3, 8), BACKOFF_US_MAX))
     return wait_us
 
 

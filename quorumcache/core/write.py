@@ -233,8 +233,9 @@ class WriteBatch(Machine):
             context.finish_write(write, Failed(DENIED, judgement.denials[0] or "no right to write here"))
             return
         write.trouble = summary_of(refusals, len(self._refusals), len(self._group.members))
-        if asks_for_patience(refusals):
-            ahead_us = stamp_time(stamp) - context.clock.time_us(now_us)
+        ahead_us = stamp_time(stamp) - context.clock.time_us(now_us)
+        silent = len(self._group.members) - len(self._refusals) - len(self._rejects)
+        if asks_for_patience(refusals, granted + silent, q, ahead_us):
             if ahead_us <= 3 * configuration.max_skew_us:
                 if not self._again_us:
                     self._waits += 1

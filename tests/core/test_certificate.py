@@ -193,3 +193,12 @@ def test_evidence_under_an_unknown_configuration_convicts_nobody() -> None:
     proof = Equivocation(bytes(32), signed([ONE], 0), signed([TWO], 0))
     with pytest.raises(Malformed):
         verify_equivocation(proof, Verifier(verify, [CONFIGURATION]))
+
+
+def test_a_header_of_another_writer_does_not_verify_in_a_batch() -> None:
+    """Protocol 2 (R): every header's writer is the intent's signer."""
+    batch = [craft.craft("a", START_US), craft.craft("b", START_US, writer="w2")]
+    verifier = Verifier(verify, [CONFIGURATION])
+    verifier.check_entry(craft.entry(CONFIGURATION, batch[0], batch))
+    with pytest.raises(Malformed, match="signer"):
+        verifier.check_entry(craft.entry(CONFIGURATION, batch[1], batch))

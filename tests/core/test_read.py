@@ -526,3 +526,24 @@ def answers(*given: tuple[int | None, int]) -> dict[int, Answer]:
 def test_good_sets(given: list[tuple[int | None, int]], expected: list[int]) -> None:
     """Protocol 4, read 2 (R): q answers are good if their highest entry is above the floor of every absent one."""
     assert [entry.time_us for entry, _ in good_entries(answers(*given), 3)] == expected
+
+
+def test_read_2_no_good_set_is_a_miss_as_soon_as_all_have_answered() -> None:
+    """Nobody is left to wait for: two entries, and two absent with floors above them."""
+    cluster = Cluster()
+    client = cluster.client()
+    for node in (0, 1):
+        plant(cluster, node, craft.craft("a", START_US, b"v"))
+        raise_floor(cluster, node + 2, "a", START_US)
+    token = client.read("a", full=True)
+    client.run()
+    assert client.outcomes[token] == Missed(2)
+
+
+def test_read_2_q_absent_end_a_full_read_too() -> None:
+    cluster = Cluster()
+    cluster.down = {3}
+    client = cluster.client()
+    token = client.read("a", full=True)
+    client.run()
+    assert client.outcomes[token] == Missed(3)
