@@ -210,6 +210,9 @@ class ReadBatch(Machine):
                 at = (i - low) << 1
                 header, salted = values[at], values[at + 1]
                 if not is_value_of(digests[i], header, salted):
+                    if self._answers[node][i << 5 : (i + 1) << 5] != digests[i]:
+                        # Behind, or lying: another will be the first to be asked for values (protocol 8).
+                        context.suspect(node, 0.25)
                     continue
                 states[i] = _DONE
                 delivered += 1
