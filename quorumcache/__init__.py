@@ -1,8 +1,66 @@
 """quorumcache: a distributed cache that stays right while up to f of 3f+1 nodes lie.
 
-Only the public names belong here, and nothing inside the package imports from this module.
+    async with await quorumcache.Client.connect("cluster.toml", key="keys/writer-default.key") as client:
+        await client.set("greeting", b"hello", ttl=60)
+
+Only the public names belong here, and nothing inside the package imports from this module. They are loaded when they
+are first used, so that `import quorumcache` costs little.
 """
 
-__version__ = "0.1.0"
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["__version__"]
+from quorumcache.version import VERSION
+
+if TYPE_CHECKING:
+    from quorumcache.client import Client, SyncClient
+    from quorumcache.errors import (
+        ConfigurationError,
+        ConfigurationMismatch,
+        DeadlineExceeded,
+        InvalidKey,
+        InvalidProof,
+        InvalidValue,
+        KeyFileError,
+        Misuse,
+        OutcomeUnknown,
+        PeerMisbehaved,
+        PermissionDenied,
+        QuorumCacheError,
+        Unavailable,
+    )
+
+__all__ = [
+    "Client",
+    "ConfigurationError",
+    "ConfigurationMismatch",
+    "DeadlineExceeded",
+    "InvalidKey",
+    "InvalidProof",
+    "InvalidValue",
+    "KeyFileError",
+    "Misuse",
+    "OutcomeUnknown",
+    "PeerMisbehaved",
+    "PermissionDenied",
+    "QuorumCacheError",
+    "SyncClient",
+    "Unavailable",
+    "__version__",
+]
+
+__version__ = VERSION
+
+_CLIENTS: Final = ("Client", "SyncClient")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module("quorumcache.client" if name in _CLIENTS else "quorumcache.errors"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from quorumcache.cli import exits
 from quorumcache.errors import QuorumCacheError
+from quorumcache.version import VERSION
 
 _LOOK = "Try it out"
 _USE = "Use a cluster"
@@ -71,9 +72,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        import quorumcache
-
-        typer.echo(f"quorumcache {quorumcache.__version__}")
+        typer.echo(f"quorumcache {VERSION}")
         raise typer.Exit
 
 

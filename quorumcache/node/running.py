@@ -12,7 +12,6 @@ import resource
 import time
 from typing import Any
 
-from quorumcache import __version__
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
@@ -21,6 +20,7 @@ from quorumcache.core.repair import Recovery
 from quorumcache.errors import Misuse
 from quorumcache.net.peers import Peers
 from quorumcache.net.server import NodeServer
+from quorumcache.version import VERSION
 from quorumcache.wire.keys import SigningKey, verify
 
 TICK_S = 0.05
@@ -91,7 +91,7 @@ class RunningNode:
             "name": self.info.name,
             "index": self.info.index,
             "key": self.info.key.hex(),
-            "version": __version__,
+            "version": VERSION,
             "cluster_id": self.configuration.cluster_id,
             "epoch": self.configuration.epoch,
             "configuration": self.configuration.digest.hex(),
