@@ -1,7 +1,7 @@
 """The command line: one file per command, over the client and node packages.
 
 Knows terminals, exit codes and files named by the user; decides nothing about the protocol. Importing a command must
-stay cheap, for every start of the program imports all of them: what a command needs, it imports when it runs.
+stay cheap, for help imports all of them: what a command needs, it imports when it runs.
 """
 
 import sys

@@ -24,10 +24,17 @@ _RUN = "Run a cluster"
 #: name -> (panel of the help text, module, function). A new command is a line here.
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "demo": (_LOOK, "quorumcache.cli.demo", "demo"),
+    "up": (_LOOK, "quorumcache.cli.up", "up"),
     "replay": (_LOOK, "quorumcache.cli.replay", "replay"),
+    "get": (_USE, "quorumcache.cli.data", "get"),
+    "set": (_USE, "quorumcache.cli.data", "set_"),
+    "delete": (_USE, "quorumcache.cli.data", "delete"),
+    "status": (_USE, "quorumcache.cli.status", "status"),
     "verify": (_USE, "quorumcache.cli.verify", "verify"),
+    "http": (_USE, "quorumcache.cli.http", "http"),
     "init": (_RUN, "quorumcache.cli.init", "init"),
     "keygen": (_RUN, "quorumcache.cli.keygen", "keygen"),
+    "node": (_RUN, "quorumcache.cli.node", "node"),
 }
 
 

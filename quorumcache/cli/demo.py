@@ -39,7 +39,10 @@ def demo(
     seconds: float = typer.Option(15.0, min=3.0, max=3600.0, help="How long the clients work."),
     seed: int = typer.Option(1, help="Draws keys and times to live."),
 ) -> None:
-    """Watch one node of four lie while writers race and readers read; exit status 1 if any check fails."""
+    """Watch one node of four lie while writers race and readers read; exit status 1 if any check fails.
+
+    Example: [bold]quorumcache demo[/bold]
+    """
     main = _demo(Console(), seconds, seed)
     try:
         if sys.platform == "win32":

@@ -39,7 +39,10 @@ def replay(
     tasks: int = typer.Option(64, min=1, max=10_000, help="How many requests are under way at once."),
     value_bytes_max: int = typer.Option(4096, min=16, max=1 << 20, help="Larger objects are stored as this size."),
 ) -> None:
-    """Replay a trace: get each key and, on a miss, set a made-up value of its size."""
+    """Replay a trace: get each key and, on a miss, set a made-up value of its size.
+
+    Example: [bold]quorumcache replay trace.xz --limit 100000[/bold]
+    """
     console = Console()
     try:
         if cluster is not None and key is None:

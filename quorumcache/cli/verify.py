@@ -60,7 +60,7 @@ def _explain(proven: object) -> None:
     console.print("[bold green]Valid.[/bold green] The signatures, hashes and rights in this proof are all in order.\n")
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 2))
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row("cluster", f"{escape(configuration.cluster_id)}, epoch {configuration.epoch}")
     table.add_row("key", f"{escape(as_text(proven.key))} in namespace {escape(proven.namespace)}")
     if proven.field:

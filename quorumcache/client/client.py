@@ -100,16 +100,17 @@ class Client:
         """
         signed = load_cluster(cluster)
         configuration = signed.configuration
-        if namespace is None:
-            namespace = configuration.namespaces[0].name
-        elif configuration.namespace(namespace.encode()) is None:
-            names = ", ".join(n.name for n in configuration.namespaces)
-            raise Misuse(f"the cluster has no namespace {namespace!r}; it has {names}")
+        namespace = _namespace_in(configuration, namespace)
         if key is not None and not isinstance(key, SigningKey):
             key = read_key_file(Path(key), role="writer")
         engine = Engine(configuration, key, compress=compress)
         client = cls(engine, signed, namespace, serializer_of(serializer))
-        await engine.start(timeout)
+        try:
+            await engine.start(timeout)
+        except BaseException:
+            if not engine.closed:
+                await engine.stop()
+            raise
         return client
 
     async def __aenter__(self) -> Self:
@@ -124,6 +125,17 @@ class Client:
         """Close all sessions. What is still under way ends with an error that says how it stood."""
         if not self._engine.closed:
             await self._engine.stop()
+
+    def within(self, namespace: str) -> Self:
+        """A client for another namespace, over the same sessions: closing one closes both. Raises Misuse where there
+        is no such namespace."""
+        name = _namespace_in(self.configuration, namespace)
+        return type(self)(self._engine, self._signed, name, self._serializer)
+
+    @property
+    def unreachable(self) -> dict[str, str]:
+        """The nodes without a session at the moment: name -> why, in words."""
+        return {link.node.name: link.problem for link in self._engine.links.values() if not link.up}
 
     @property
     def configuration(self) -> Configuration:
@@ -408,6 +420,16 @@ class _Part:
         many.left -= 1
         if not many.left:
             many.future.set_result(many.outcomes)
+
+
+def _namespace_in(configuration: Configuration, namespace: str | None) -> str:
+    """The namespace of that name, or with None the first. Raises Misuse where there is none."""
+    names = [info.name for info in configuration.namespaces]
+    if namespace is None and names:
+        return names[0]
+    if namespace is None or namespace not in names:
+        raise Misuse(f"the cluster has no namespace {namespace!r}; it has {', '.join(names) or 'none'}")
+    return namespace
 
 
 def _error_of(outcome: Outcome) -> QuorumCacheError:

@@ -101,7 +101,8 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, end_s - self.loop.time())):
                     await self._changed.wait()
-        if self._up() < self.configuration.q:
+        up = self._up()
+        if up < self.configuration.q:
             problems = "; ".join(
                 f"{link.node.name} at {link.node.address}: {link.problem}"
                 for link in self.links.values()
@@ -109,7 +110,7 @@ class Engine:
             )
             await self.stop()
             raise Unavailable(
-                f"only {self._up()} of {len(self.links)} nodes of cluster {self.configuration.cluster_id} could be "
+                f"only {up} of {len(self.links)} nodes of cluster {self.configuration.cluster_id} could be "
                 f"reached within {wait_s_max:g} s, {self.configuration.q} are needed. {problems}"
             )
 
@@ -125,8 +126,7 @@ class Engine:
         # What is under way can get no answers now: each operation says how it ended.
         self.core.abandon(now_us())
         self._collect()
-        for link in self.links.values():
-            await link.stop()
+        await asyncio.gather(*(link.stop() for link in self.links.values()))
         if self._http is not None:
             await self._http.close()
             self._http = None

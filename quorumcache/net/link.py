@@ -30,6 +30,8 @@ RETRY_S_MIN: Final = 0.1
 RETRY_S_MAX: Final = 5.0
 BACKLOG_BYTES_MAX: Final = 32 << 20
 HEARTBEAT_S: Final = 15.0
+#: How long a session that ends waits for the node's farewell: a node that hangs must not hold up who leaves.
+CLOSE_S_MAX: Final = 1.0
 #: A frame is closed at about this size, so that large messages do not hold up small ones for long.
 FRAME_BYTES_GOAL: Final = 1 << 20
 
@@ -113,12 +115,12 @@ class Link:
 
     async def _run(self) -> None:
         delay_s = RETRY_S_MIN
-        while True:
+        while self._task is not None:
             try:
                 async with asyncio.timeout(CONNECT_S_MAX):
                     websocket, channel, answer = await self._open()
             except (aiohttp.ClientError, OSError, TimeoutError, _NoSession) as fault:
-                self.problem = str(fault) or f"no answer within {CONNECT_S_MAX:g} s"
+                self.problem = words_of(fault) or f"no answer within {CONNECT_S_MAX:g} s"
             else:
                 delay_s = RETRY_S_MIN
                 self.problem = ""
@@ -140,6 +142,7 @@ class Link:
             f"http://{self.node.address}/v1/session",
             max_msg_size=FRAME_BYTES_MAX,
             heartbeat=HEARTBEAT_S,
+            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S_MAX),
             compress=0,
         )
         try:
@@ -191,8 +194,12 @@ class Link:
             await self._read(websocket, channel)
         finally:
             writer.cancel()
-            with contextlib.suppress(asyncio.CancelledError, aiohttp.ClientError, OSError):
-                await writer
+            # Not `await writer` with its cancellation suppressed: that would swallow one of this task too, where
+            # `stop` comes while the session breaks, and the link would live on.
+            await asyncio.wait([writer])
+            fault = None if writer.cancelled() else writer.exception()
+            if fault is not None and not isinstance(fault, aiohttp.ClientError | OSError):
+                raise fault
 
     async def _read(self, websocket: aiohttp.ClientWebSocketResponse, channel: Channel) -> None:
         opener, under_way, index = channel.opener, self._under_way, self.node.index
@@ -250,6 +257,15 @@ class Link:
         if self.up:
             self.up = False
             self._on_change(self.node.index, False, 0)
+
+
+def words_of(fault: BaseException) -> str:
+    """Why a node could not be reached, in the operating system's words where it has some."""
+    if isinstance(fault, aiohttp.ClientConnectorError):
+        number = fault.os_error.errno
+        # Negative, or without a number: from the name lookup, which has words of its own.
+        return os.strerror(number) if number is not None and number > 0 else str(fault.os_error)
+    return str(fault)
 
 
 class _NoSession(Exception):

@@ -147,6 +147,12 @@ def writer_key_path(directory: Path, name: str) -> Path:
     return directory / KEYS_DIRECTORY / f"writer-{name}.key"
 
 
+def writer_key_paths(cluster: Path) -> list[Path]:
+    """The writers' key files in the directory of a cluster file (or in that directory), sorted."""
+    directory = cluster if cluster.is_dir() else cluster.parent
+    return sorted((directory / KEYS_DIRECTORY).glob("writer-*.key"))
+
+
 def cluster_file_of(path: Path) -> Path:
     """The cluster file that a path names: itself, or cluster.toml in it where it is a directory."""
     return path / CLUSTER_FILE if path.is_dir() else path

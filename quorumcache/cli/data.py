@@ -1,0 +1,152 @@
+"""`quorumcache get`, `set` and `delete`: one key of a cluster.
+
+Values are bytes: what goes in comes out, and nothing is added but a line end on a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quorumcache.cli import exits
+from quorumcache.cli.connecting import (
+    ClusterOption,
+    KeyOption,
+    NamespaceOption,
+    TimeoutOption,
+    bytes_of,
+    cluster_path,
+    key_path,
+)
+
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key, 1 to 1024 bytes.", show_default=False)]
+
+
+def get(
+    key: KeyArgument,
+    cluster: ClusterOption = None,
+    namespace: NamespaceOption = None,
+    proof: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write a portable proof of the value there.", show_default=False),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="A miss that is not certain is an error.")] = False,
+    timeout: TimeoutOption = 5.0,
+) -> None:
+    """Print the value of a key, as it is. Exit status 1: there is no such key.
+
+    Reading takes no key file. With --proof, the value can be shown to anybody: quorumcache verify FILE.
+
+    Example: [bold]quorumcache get hello[/bold]
+    """
+    found = _run(_get(cluster_path(cluster), namespace, bytes_of(key), proof is not None, strict, timeout))
+    if found is None:
+        typer.echo(f"No value: there is no key {key!r}, or it has expired.", err=True)
+        raise typer.Exit(exits.NOT_FOUND)
+    value, proof_bytes = found
+    if proof is not None:
+        _write(proof, proof_bytes)
+    out = sys.stdout.buffer
+    out.write(value)
+    if sys.stdout.isatty():
+        out.write(b"\n")
+    out.flush()
+
+
+def set_(
+    key: KeyArgument,
+    value: Annotated[
+        str, typer.Argument(metavar="VALUE", help="The value, or - for standard input.", show_default=False)
+    ],
+    cluster: ClusterOption = None,
+    key_file: KeyOption = None,
+    namespace: NamespaceOption = None,
+    ttl: Annotated[
+        float | None, typer.Option(help="Seconds to live; for ever unless given.", show_default=False)
+    ] = None,
+    timeout: TimeoutOption = 5.0,
+) -> None:
+    """Set a key to a value, signed by a writer. When it returns, every later get finds it.
+
+    Example: [bold]quorumcache set hello world --ttl 60[/bold], or [bold]quorumcache set page - < page.html[/bold]
+    """
+    path = cluster_path(cluster)
+    writer = key_path(path, key_file)
+    data = _standard_input() if value == "-" else bytes_of(value)
+    _run(_set(path, writer, namespace, bytes_of(key), data, ttl, timeout))
+    if sys.stderr.isatty():
+        until = f", for {ttl:g} s" if ttl is not None else ""
+        typer.secho(f"Set {key!r}: {len(data)} bytes{until}.", dim=True, err=True)
+
+
+def delete(
+    key: KeyArgument,
+    cluster: ClusterOption = None,
+    key_file: KeyOption = None,
+    namespace: NamespaceOption = None,
+    timeout: TimeoutOption = 5.0,
+) -> None:
+    """Delete a key, whether it is there or not.
+
+    Example: [bold]quorumcache delete hello[/bold]
+    """
+    path = cluster_path(cluster)
+    _run(_delete(path, key_path(path, key_file), namespace, bytes_of(key), timeout))
+    if sys.stderr.isatty():
+        typer.secho(f"Deleted {key!r}.", dim=True, err=True)
+
+
+async def _get(
+    cluster: Path, namespace: str | None, key: bytes, with_proof: bool, strict: bool, timeout: float
+) -> tuple[bytes, bytes] | None:
+    from quorumcache.client import Client
+
+    async with await Client.connect(cluster, namespace=namespace, timeout=timeout) as client:
+        if with_proof:
+            return await client.get(key, strict=strict, with_proof=True)
+        value = await client.get(key, strict=strict)
+        return None if value is None else (value, b"")
+
+
+async def _set(
+    cluster: Path, writer: Path, namespace: str | None, key: bytes, value: bytes, ttl: float | None, timeout: float
+) -> None:
+    from quorumcache.client import Client
+
+    async with await Client.connect(cluster, key=writer, namespace=namespace, timeout=timeout) as client:
+        await client.set(key, value, ttl=ttl)
+
+
+async def _delete(cluster: Path, writer: Path, namespace: str | None, key: bytes, timeout: float) -> None:
+    from quorumcache.client import Client
+
+    async with await Client.connect(cluster, key=writer, namespace=namespace, timeout=timeout) as client:
+        await client.delete(key)
+
+
+def _run(operation: Any) -> Any:
+    from quorumcache.cli.loops import run_loop
+
+    return run_loop(operation)
+
+
+def _standard_input() -> bytes:
+    from quorumcache.core.model import VALUE_BYTES_MAX
+    from quorumcache.errors import InvalidValue
+
+    data = sys.stdin.buffer.read(VALUE_BYTES_MAX + 1)
+    if len(data) > VALUE_BYTES_MAX:
+        raise InvalidValue(f"standard input is longer than {VALUE_BYTES_MAX} bytes, the most that a value may have")
+    return data
+
+
+def _write(path: Path, data: bytes) -> None:
+    from quorumcache.errors import Misuse
+
+    try:
+        path.write_bytes(data)
+    except OSError as problem:
+        raise Misuse(f"{path}: the proof cannot be written there: {problem.strerror}") from None

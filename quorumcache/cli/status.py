@@ -1,0 +1,147 @@
+"""`quorumcache status`: the nodes of a cluster in a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quorumcache.cli import exits
+from quorumcache.cli.connecting import ClusterOption, cluster_path
+
+if TYPE_CHECKING:
+    from quorumcache.core.config import Configuration
+    from quorumcache.net.survey import NodeReport
+
+
+def status(
+    cluster: ClusterOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything that the nodes say, as JSON.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for each node.")] = 2.0,
+) -> None:
+    """Show the nodes of a cluster: which answer, and how they are.
+
+    Exit status 0 while at least 2f+1 nodes of every group answer under the same configuration, so that it works; 3
+    while fewer do. What a node says of itself is not proven: a faulty node can say anything here.
+
+    Example: [bold]quorumcache status --cluster my-cluster[/bold]
+    """
+    from quorumcache.cli.loops import run_loop
+    from quorumcache.net.survey import survey
+    from quorumcache.wire.founding import read_cluster_file
+
+    configuration = read_cluster_file(cluster_path(cluster)).configuration
+    reports = run_loop(survey(configuration, timeout_s=timeout))
+    works = _works(configuration, reports)
+    if as_json:
+        _print_json(configuration, reports, works)
+    else:
+        _print_table(configuration, reports, works)
+    if not works:
+        raise typer.Exit(exits.UNAVAILABLE)
+
+
+def _is_in_step(configuration: Configuration, report: NodeReport) -> bool:
+    return report.status is not None and report.status.get("configuration") == configuration.digest.hex()
+
+
+def _works(configuration: Configuration, reports: list[NodeReport]) -> bool:
+    up = {report.node.index for report in reports if _is_in_step(configuration, report)}
+    return all(len(up.intersection(group.members)) >= configuration.q for group in configuration.groups.values())
+
+
+def _print_json(configuration: Configuration, reports: list[NodeReport], works: bool) -> None:
+    import json
+
+    nodes = [
+        {
+            "name": report.node.name,
+            "address": report.node.address,
+            "reachable": report.status is not None,
+            "problem": report.problem,
+            "round_trip_us": report.round_trip_us,
+            "clock_offset_us": report.clock_offset_us,
+            "status": report.status,
+        }
+        for report in reports
+    ]
+    told = {
+        "cluster_id": configuration.cluster_id,
+        "epoch": configuration.epoch,
+        "configuration": configuration.digest.hex(),
+        "f": configuration.f,
+        "works": works,
+        "nodes": nodes,
+    }
+    typer.echo(json.dumps(told, indent=2))
+
+
+def _print_table(configuration: Configuration, reports: list[NodeReport], works: bool) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("node", no_wrap=True)
+    table.add_column("address", overflow="fold", min_width=15)
+    table.add_column("state", overflow="fold")
+    for title in ("epoch", "clock", "entries", "memory", "requests", "sessions"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for report in reports:
+        table.add_row(escape(report.node.name), escape(report.node.address or "-"), *_cells(configuration, report))
+    console.print(table)
+    for report in reports:
+        if report.problem:
+            console.print(f"[red]{escape(report.node.name)}:[/red] {escape(report.problem[:300])}")
+    answering = sum(report.status is not None for report in reports)
+    console.print(
+        f"\nCluster [bold]{escape(configuration.cluster_id)}[/bold], epoch {configuration.epoch}: "
+        f"{answering} of {len(reports)} nodes answer; each key is on {configuration.n} nodes, "
+        f"{configuration.q} of them have to work."
+    )
+    if works:
+        spare = min(
+            sum(_is_in_step(configuration, reports[i]) for i in group.members) - configuration.q
+            for group in configuration.groups.values()
+        )
+        note = "" if spare else "  [yellow]One more failure stops it.[/yellow]"
+        console.print(f"[green]It works.[/green]{note}")
+    else:
+        console.print("[red]It does not work:[/red] too few nodes answer under this configuration. Start the others.")
+
+
+def _cells(configuration: Configuration, report: NodeReport) -> list[str]:
+    from quorumcache.cli.words import bytes_text, count_text
+
+    told = report.status
+    if told is None:
+        return ["[red]down[/red]"]
+    if not _is_in_step(configuration, report):
+        state = "[yellow]another configuration[/yellow]"
+    elif _number(told, "shards_recovering"):
+        state = "[yellow]recovering[/yellow]"
+    elif _number(told, "evidence"):
+        state = f"[yellow]{count_text(_number(told, 'evidence'))} writers convicted[/yellow]"
+    else:
+        state = "[green]up[/green]"
+    # Half of the round trip is what the offset may be wrong by.
+    offset_ms = report.clock_offset_us / 1000
+    beyond = abs(report.clock_offset_us) - report.round_trip_us // 2 > configuration.max_skew_us
+    clock = f"[red]{offset_ms:+.1f} ms[/red]" if beyond else f"{offset_ms:+.1f} ms"
+    requests, sessions = told.get("requests"), told.get("sessions")
+    return [
+        state,
+        count_text(_number(told, "epoch")),
+        clock,
+        count_text(_number(told, "entries")),
+        bytes_text(_number(told, "bytes_used")),
+        count_text(sum(_number(requests, name) for name in requests) if isinstance(requests, dict) else 0),
+        count_text(_number(sessions, "open")) if isinstance(sessions, dict) else "-",
+    ]
+
+
+def _number(told: dict[str, Any], name: str) -> float:
+    """A number that a node told; 0 where it told something else."""
+    value = told.get(name)
+    return value if isinstance(value, int | float) and abs(value) < 1e18 else 0

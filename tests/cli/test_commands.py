@@ -1,0 +1,153 @@
+"""Commands that need no cluster, and what they say to misuse: a clear message, its exit code, never a traceback."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from quorumcache.cli import exits
+from quorumcache.cli.app import COMMANDS, app
+from quorumcache.wire.founding import read_cluster_file
+from quorumcache.wire.keys import read_key_file
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    """The exit code and all that was printed. An exception that comes through fails the test."""
+    result = CliRunner().invoke(
+        app,
+        [str(argument) for argument in arguments],
+        env={"QUORUMCACHE_CLUSTER": None, "QUORUMCACHE_KEY": None, "COLUMNS": "200"},
+        catch_exceptions=False,
+    )
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_each_command_has_an_example(name: str) -> None:
+    code, output = run(name, "--help")
+    assert code == exits.OK
+    assert f"quorumcache {name}" in output
+    assert "xample" in output
+
+
+def test_init_founds_a_cluster_and_never_writes_one_over(tmp_path: Path) -> None:
+    code, output = run("init", tmp_path / "c", "--f", 2, "--writers", "alice,bob", "--namespaces", "a,b=bob")
+    assert code == exits.OK, output
+    configuration = read_cluster_file(tmp_path / "c").configuration
+    assert (configuration.f, configuration.cluster_id, len(configuration.nodes)) == (2, "c", 7)
+    assert [(x.name, x.writers) for x in configuration.namespaces] == [("a", ("*",)), ("b", ("bob",))]
+    read_key_file(tmp_path / "c" / "keys" / "writer-bob.key", role="writer")
+    read_key_file(tmp_path / "c" / "keys" / "node-n6.key", role="node")
+    code, output = run("init", tmp_path / "c")
+    assert code == exits.MISUSE
+    assert "never written over" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--f", "9999999"], "0 to 33"),
+        (["--f", "-1"], "0 to 33"),
+        (["--nodes", "99999999"], "at most 1000"),
+        (["--nodes", "3"], "at least 4"),
+        (["--namespaces", "a=zed"], "'zed' is no writer"),
+        (["--namespaces", ""], "at least one name"),
+        (["--namespaces", "a="], "no writer"),
+        (["--writers", ""], "at least one name"),
+        (["--writers", "../x"], "not allowed"),
+        (["--writers", "a,a"], "named twice"),
+        (["--max-skew-ms", "-1"], "max_skew_us"),
+        (["--op-time-ms", "9" * 30], "op_time_us"),
+        (["--shards", "99999999"], "shards"),
+        (["--addresses", "a:1"], "1 addresses for 4 nodes"),
+        (["--addresses", "a,b,c,d"], "host:port"),
+        (["--base-port", "65535"], "65536"),
+        (["--f", "x"], "integer"),
+    ],
+)
+def test_init_refuses_what_makes_no_cluster_and_writes_nothing(tmp_path: Path, options: list[str], said: str) -> None:
+    code, output = run("init", tmp_path / "c", *options)
+    assert code == exits.MISUSE, output
+    assert said in output
+    assert not (tmp_path / "c").exists()
+
+
+def test_keygen_makes_a_key_of_a_role_once(tmp_path: Path) -> None:
+    code, output = run("keygen", tmp_path / "k", "--role", "node")
+    assert code == exits.OK
+    assert read_key_file(tmp_path / "k", role="node").public.hex() in output
+    assert run("keygen", tmp_path / "k")[0] == exits.MISUSE
+    assert run("keygen", tmp_path / "other", "--role", "king")[0] == exits.MISUSE
+    assert not (tmp_path / "other").exists()
+
+
+def test_verify_tells_what_is_no_proof_from_what_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"junk")
+    assert run("verify", tmp_path / "junk")[0] == exits.INVALID
+    assert run("verify", tmp_path)[0] == exits.MISUSE
+    assert run("verify", tmp_path / "nothing")[0] == exits.MISUSE
+
+
+@pytest.fixture(scope="module")
+def founded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a cluster whose nodes do not run."""
+    directory = tmp_path_factory.mktemp("clusters") / "c"
+    # Nothing listens on port 1, and nothing may without leave.
+    addresses = ",".join(["127.0.0.1:1"] * 4)
+    code, output = run("init", directory, "--writers", "alice,bob", "--addresses", addresses)
+    assert code == exits.OK, output
+    return directory
+
+
+def test_without_a_cluster_the_message_says_how_to_get_one() -> None:
+    for command in (["get", "k"], ["set", "k", "v"], ["delete", "k"], ["status"], ["http"], ["node", "--name", "n0"]):
+        code, output = run(*command)
+        assert code == exits.MISUSE
+        assert "quorumcache up" in output
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["set", "k", "v"], "whose key?"),
+        (["set", "k", "v", "--key", "/nonexistent"], "no such file"),
+        (["set", "k", "v", "--key", "DIR/keys/admin.key"], "role admin"),
+        (["set", "k", "v", "--key", "DIR/cluster.toml"], "mode"),
+        (["get", "k", "--namespace", "other"], "no namespace 'other'"),
+        (["get", "k", "--timeout", "0"], "0.1"),
+        (["set", "k", "v", "--ttl", "soon"], "number"),
+        (["node"], "which node"),
+        (["node", "--name", "n9"], "no node 'n9'"),
+        (["node", "--name", "../x"], "no node"),
+        (["node", "--name", "n0", "--key", "k"], "which node"),
+        (["node", "--key", "DIR/keys/writer-bob.key"], "role writer"),
+        (["node", "--name", "n0", "--listen", "7411"], "HOST:PORT"),
+        (["http", "--host", "0.0.0.0"], "--allow-remote"),
+        (["http", "--host", "example.org"], "--allow-remote"),
+        (["http", "--port", "70000"], "65535"),
+    ],
+)
+def test_misuse_is_told_before_anything_is_sent(founded: Path, command: list[str], said: str) -> None:
+    (founded / "cluster.toml").chmod(0o644)
+    arguments = [argument.replace("DIR", str(founded)) for argument in command]
+    code, output = run(*arguments, "--cluster", founded)
+    assert code == exits.MISUSE, output
+    assert said in output
+
+
+def test_a_cluster_that_does_not_run_is_unavailable(founded: Path) -> None:
+    code, output = run("get", "k", "--cluster", founded, "--timeout", "0.3")
+    assert code == exits.UNAVAILABLE
+    assert "only 0 of 4 nodes" in output
+    assert "safe to try again" in output
+    code, output = run("status", "--cluster", founded)
+    assert code == exits.UNAVAILABLE
+    assert output.count("Connection refused") == 4
+
+
+def test_a_cluster_file_that_was_changed_is_refused(founded: Path, tmp_path: Path) -> None:
+    text = (founded / "cluster.toml").read_text()
+    (tmp_path / "cluster.toml").write_text(text.replace("f = 1", "f = 0"))
+    code, output = run("get", "k", "--cluster", tmp_path)
+    assert code == exits.MISUSE
+    assert "signed" in output
