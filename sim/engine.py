@@ -49,6 +49,7 @@ class Engine:
         self.max_skew_us = plan.max_skew_us
         self.calm = calm(plan)
         self.phase = "faults"
+        self.healed_us = 0
         self.digest = ""
         draw = self.world.random("world")
         suite = Suite(config.crypto)
@@ -284,6 +285,7 @@ class Engine:
     def _heal(self) -> None:
         """Faults end; nodes come back, recoveries have their time, promises age out. The adversary's nodes stay."""
         self.phase = "healing"
+        self.healed_us = self.world.now_us
         self.network.calm()
         self.faults.end()
         for writer in self.writers:

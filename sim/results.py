@@ -36,6 +36,8 @@ class Run:
     event_count: int
     undecided: int
     start_us: int
+    #: When faults ended, for good.
+    healed_us: int
     end_us: int
     wall_s: float
 
@@ -47,7 +49,12 @@ def run(config: SimConfig, seed: int, *, plan: Plan | None = None, checkers: tup
     engine = Engine(config, seed, plan, checkers=checkers)
     start_us = engine.now_us
     engine.run()
-    record = engine.record
+    return result_of(engine, start_us, began)
+
+
+def result_of(engine: Engine, start_us: int, began: float) -> Run:
+    """What an engine that has run leaves; `began` is when it did, on this process's performance counter."""
+    config, seed, plan, record = engine.config, engine.seed, engine.plan, engine.record
     return Run(
         config=config,
         seed=seed,
@@ -63,6 +70,7 @@ def run(config: SimConfig, seed: int, *, plan: Plan | None = None, checkers: tup
         event_count=engine.world.event_count,
         undecided=engine.undecided,
         start_us=start_us,
+        healed_us=engine.healed_us,
         end_us=engine.now_us,
         wall_s=time.perf_counter() - began,
     )

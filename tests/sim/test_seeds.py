@@ -74,7 +74,7 @@ def test_a_failing_seed_is_made_smaller_and_told_on_a_page() -> None:
     with applied("commit-older"):
         found = sim.run(config, 0)
         assert found.violations
-        small = shrink(config, 0, found, runs_max=60)
+        small = shrink(config, 0, found.raw, runs_max=60)
     assert small.violations[0].checker == found.violations[0].checker
     assert len(small.plan.steps) < len(found.plan.steps)
     told = transcript(small)
