@@ -1,4 +1,4 @@
-"""`python -m sim run | seeds | mutants | explore | scenarios`: prints; what it prints is computed elsewhere."""
+"""The command line: `python -m sim --help` lists what it does. Prints; what it prints is computed elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from quorumcache.errors import QuorumCacheError
-from sim import explore, scenarios
+from sim import explore, report, scenarios
 from sim.campaign import Result, results_of
 from sim.mutants import MUTANTS, applied
 from sim.mutants.hunt import Hunted, hunt
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     bugs.set_defaults(do=_mutants)
 
     explore.add_parser(commands)
+    report.add_parser(commands)
     known = commands.add_parser("scenarios", help="list the scenarios")
     known.set_defaults(do=_scenarios)
     return parser
