@@ -18,6 +18,7 @@ from aiohttp.typedefs import Handler
 from quorumcache import errors
 from quorumcache.client import Client
 from quorumcache.core.model import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from quorumcache.net.listening import Listener
 
 #: Requests at a time; each may hold one value. More are told to come again.
 REQUESTS_MAX: Final = 256
@@ -44,14 +45,12 @@ class HttpGateway:
     """
 
     def __init__(self, client: Client, *, host: str, port: int, any_name: bool = False) -> None:
-        self.host = host
-        self.port = port
+        self._listener = Listener(host, port)
         self.requests_count = 0
         self._client = client
         self._clients = {info.name: client.within(info.name) for info in client.configuration.namespaces}
         self._any_name = any_name
         self._under_way = 0
-        self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         """Listen. Raises OSError where the address cannot be had."""
@@ -61,21 +60,21 @@ class HttpGateway:
         app.router.add_get("/v1/{namespace}/{key:.+}", self._get)
         app.router.add_put("/v1/{namespace}/{key:.+}", self._put)
         app.router.add_delete("/v1/{namespace}/{key:.+}", self._delete)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self.host, self.port, backlog=512, reuse_address=True)
-        try:
-            await site.start()
-        except OSError:
-            await self._runner.cleanup()
-            raise
-        self.port = self._runner.addresses[0][1]
+        await self._listener.start(app)
+
+    @property
+    def host(self) -> str:
+        """Where it listens."""
+        return self._listener.host
+
+    @property
+    def port(self) -> int:
+        """Where it listens; once it does, this is never 0."""
+        return self._listener.port
 
     async def stop(self) -> None:
         """Let what is under way end, and stop listening."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self._listener.stop()
 
     # --- what it answers ---
 

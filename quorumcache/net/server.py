@@ -18,6 +18,7 @@ from aiohttp import web
 
 from quorumcache.core.config import Configuration
 from quorumcache.core.messages import Reply, Request
+from quorumcache.net.listening import Listener
 from quorumcache.wire import codec
 from quorumcache.wire import handshake as h
 from quorumcache.wire.codec import Unreadable
@@ -66,8 +67,7 @@ class NodeServer:
         sessions_max: int = SESSIONS_MAX,
         wrap: Callable[[bytes], Awaitable[bytes | None]] | None = None,
     ) -> None:
-        self.host = host
-        self.port = port
+        self._listener = Listener(host, port)
         self.sessions_count = 0
         self.sessions_refused_count = 0
         self.sessions_broken_count = 0
@@ -79,7 +79,6 @@ class NodeServer:
         self._sessions_max = sessions_max
         self._wrap = wrap
         self._sockets: set[web.WebSocketResponse] = set()
-        self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         """Listen. Raises OSError where the address cannot be had."""
@@ -87,24 +86,24 @@ class NodeServer:
         app.router.add_get("/v1/session", self._session)
         app.router.add_get("/v1/status", self._status)
         app.router.add_get("/healthz", self._health)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self.host, self.port, backlog=512, reuse_address=True)
-        try:
-            await site.start()
-        except OSError:
-            await self._runner.cleanup()
-            raise
-        self.port = self._runner.addresses[0][1]
+        await self._listener.start(app)
+
+    @property
+    def host(self) -> str:
+        """Where it listens."""
+        return self._listener.host
+
+    @property
+    def port(self) -> int:
+        """Where it listens; once it does, this is never 0."""
+        return self._listener.port
 
     async def stop(self) -> None:
         """Close all sessions and stop listening."""
         for websocket in list(self._sockets):
             with contextlib.suppress(OSError, aiohttp.ClientError):
                 await websocket.close(code=aiohttp.WSCloseCode.GOING_AWAY, message=b"the node stops")
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self._listener.stop()
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.json_response({"ok": True})
