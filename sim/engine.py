@@ -25,7 +25,7 @@ from sim.crypto import Suite
 from sim.epochs import activate, revoking
 from sim.faults import Faults
 from sim.network import REGIONS, Network, graph_of, places_of
-from sim.plan import Plan, calm
+from sim.plan import Plan, calm, reachable
 from sim.processes import ClientProcess, NodeProcess
 from sim.record import MISS, OK, PENDING, Op, Record, Violation
 from sim.settings import SimConfig
@@ -48,6 +48,7 @@ class Engine:
         self.op_time_us = plan.op_time_us
         self.max_skew_us = plan.max_skew_us
         self.calm = calm(plan)
+        self.reachable = reachable(plan)
         self.phase = "faults"
         self.healed_us = 0
         self.digest = ""
@@ -172,8 +173,9 @@ class Engine:
             edge["late_us"] = draw.choice((plan.op_time_us // 20, plan.op_time_us // 4, plan.op_time_us))
         graph = graph_of(plan.topology, places, **edge)
         if "far" in plan.features:
+            far_us = plan.op_time_us // draw.choice((10, 20))
             for _, _, attributes in [*graph.in_edges(nodes, data=True), *graph.out_edges(nodes, data=True)]:
-                attributes["latency_us"] += plan.op_time_us // 10
+                attributes["latency_us"] += far_us
         return graph
 
     def _hooks(self, checkers: tuple[type[Checker], ...]) -> None:
@@ -213,6 +215,7 @@ class Engine:
             op.proven = self._is_inexcusable(op)
         for hook in self._on_end:
             hook(op)
+        self.faults.ended(op)
 
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
         """A correct node answered a commit."""
@@ -300,6 +303,11 @@ class Engine:
         self.phase = "final"
         able = [c for c in self.clients if c.key is not None and c.key.public not in self.revoked]
         for number, slot in enumerate(self.slots[:8]):
+            if self.plan.entries_max:
+                # A node full of what was written just now has no room, and nobody promised that it has.
+                self.world.run_until(self.world.now_us + 3 * self.plan.max_skew_us)
+            reader = self.clients[number % len(self.clients)]
+            self._await([reader.start("read", slot, phase="final", full=True)])
             for turn in range(2 if able else 0):
                 writer = able[(number + turn) % len(able)]
                 self._await([writer.start("write", slot, phase="final")])

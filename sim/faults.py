@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from quorumcache.core.model import stamp_time
+from sim.record import OK, Op
+
 if TYPE_CHECKING:
     from sim.engine import Engine
 
@@ -17,6 +20,7 @@ class Faults:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._over = False
+        self._ambushes: list[int] = []
 
     def schedule(self) -> None:
         """Have each fault of the plan happen in its time."""
@@ -52,6 +56,9 @@ class Faults:
             node.crash()
             node.wiped = kind == "wipe"
             world.at(end_us, self._restart, target, node.restart_count)
+        elif kind == "ambush":
+            self._ambushes.append(choice)
+            return
         elif kind == "slow":
             node = engine.nodes[target]
             node.slow_us = draw.choice((5_000, 30_000, engine.plan.op_time_us))
@@ -72,6 +79,23 @@ class Faults:
             engine.revoke(choice)
             detail = ""
         engine.record.faults.append((world.now_us, kind, target, detail))
+
+    def ended(self, op: Op) -> None:
+        """An operation ended well: where an ambush waits for one, nodes that may have answered for it lose all."""
+        if self._over or not self._ambushes or op.outcome != OK:
+            return
+        engine = self._engine
+        draw = random.Random(self._ambushes[0])
+        if draw.random() < 0.7 and stamp_time(op.stamp) < engine.now_us:
+            return  # This one waits for a stamp that is ahead of true time.
+        del self._ambushes[0]
+        for target in draw.sample(range(len(engine.nodes)), draw.randint(1, len(engine.nodes))):
+            node = engine.nodes[target]
+            if not node.down:
+                node.crash()
+                node.wiped = True
+                engine.world.at(engine.now_us + draw.choice((0, 200, 5_000)), self._restart, target, node.restart_count)
+                engine.record.faults.append((engine.now_us, "ambush", target, f"as operation {op.id} ended"))
 
     def _pairs(self, draw: random.Random, *, one_way: bool) -> Pairs:
         """Directed edges to cut: between two sides, or a few at random."""

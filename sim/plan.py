@@ -39,10 +39,12 @@ _CHANCE: Final = {
     "contention": 0.35,
     "lull": 0.3,
     "far": 0.2,
+    "ambush": 0.25,
     "revoke": 0.2,
 }
-_FAULTS: Final = ("partition", "one_way", "crash", "wipe", "slow", "clock_step", "client_crash")
-_DISTURBING: Final = ("loss", "lateness", "partition", "one_way", "crash", "wipe", "slow", "evict", "expire", "revoke")
+_FAULTS: Final = ("partition", "one_way", "crash", "wipe", "slow", "clock_step", "client_crash", "ambush")
+_HINDERING: Final = ("loss", "lateness", "partition", "one_way", "crash", "wipe", "slow", "revoke", "ambush")
+_DISTURBING: Final = (*_HINDERING, "evict", "expire")
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -74,6 +76,11 @@ def calm(plan: Plan) -> bool:
     return plan.grace_us >= (400_000 if wide else 20_000) and not any(
         name in plan.features for name in (*_DISTURBING, "far")
     )
+
+
+def reachable(plan: Plan) -> bool:
+    """Whether all correct nodes can be reached and answer at once, throughout, and have room."""
+    return plan.topology != "regions" and not any(name in plan.features for name in (*_HINDERING, "few_promises"))
 
 
 def plan_of(config: SimConfig, seed: int) -> Plan:

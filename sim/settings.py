@@ -34,6 +34,7 @@ FEATURES: Final = (
     "contention",  # all clients are busy with one key
     "lull",  # quiet stretches, in which promises age out
     "far",  # a client that is far from all nodes
+    "ambush",  # nodes lose everything just when an operation that they answered has ended
     "revoke",  # a new epoch in which a writer is revoked
 )
 

@@ -59,7 +59,7 @@ class PendingWrite:
         self.deadline_us = 0
         #: The next stamp's time is at least this.
         self.time_min_us = 0
-        #: What q informative answers to the first attempt lay at or below; None where they were fewer.
+        #: What q informative answers to one attempt, the first that got as many, lay at or below; None until then.
         self.first_bound_us: int | None = None
         #: Why the last attempt was refused, for the error.
         self.trouble = ""

@@ -28,7 +28,14 @@ from quorumcache.core.model import (
 from quorumcache.core.outcome import DENIED, MISMATCH, UNAVAILABLE, UNKNOWN, Failed, Written
 from quorumcache.core.quorum import full_bitmap, is_bitmap
 from quorumcache.core.read import rejection
-from quorumcache.core.refusal import PendingWrite, asks_for_patience, judge, patience_us, raise_time, summary_of
+from quorumcache.core.refusal import (
+    PendingWrite,
+    asks_for_patience,
+    judge,
+    patience_us,
+    raise_time,
+    summary_of,
+)
 from quorumcache.core.settle import Overtaken
 
 if TYPE_CHECKING:
@@ -209,16 +216,18 @@ class WriteBatch(Machine):
                 certified.append(i)
             elif late or granted + outstanding < q:
                 refused.append(i)
+        may_wait = outstanding > 0 and not late
         if certified:
             self._certify(certified, now_us)
         for i in refused:
-            self._refused(i, now_us)
+            self._refused(i, may_wait, now_us)
         if _ASKED in self._states:
             self._schedule(now_us)
         self._close_if_done()
 
-    def _refused(self, i: int, now_us: int) -> None:
-        """A header that q nodes will not grant: raise its time, or find that it was overtaken, or wait, or fail."""
+    def _refused(self, i: int, may_wait: bool, now_us: int) -> None:
+        """A header that q nodes will not grant: raise its time, or find that it was overtaken, or wait, or fail.
+        `may_wait`: further answers may come, and the grace time is not over."""
         context = self._context
         configuration = context.configuration
         f, q = configuration.f, configuration.q
@@ -246,9 +255,13 @@ class WriteBatch(Machine):
             self._leave(i)
             context.retry(write, now_us, now_us)
             return
-        if write.attempt == 1:
+        if write.first_bound_us is None:
+            # Any attempt will do: what q answers to it did not show was not complete when the write began. Without a
+            # bound there is no end to being overtaken, so a liar's empty answer must not keep others' from counting.
             write.first_bound_us = judgement.bound_us(q)
-        elif judgement.proved and write.first_bound_us is not None and stamp_time(stamp) > write.first_bound_us:
+            if write.first_bound_us is None and may_wait:
+                return
+        elif judgement.proved and stamp_time(stamp) > write.first_bound_us:
             self._leave(i)
             self._overtaken(write, stamp, max(judgement.proved), now_us)
             return

@@ -1,4 +1,4 @@
-"""What the adversary's processes share: their keys, the valid entries and prepares they saw, the values they learned.
+"""What the adversary's processes share: their keys, the valid entries they saw, the values they learned.
 
 Bounded in all. It must not know how any of it is used.
 """
@@ -26,7 +26,6 @@ from quorumcache.core.quorum import full_bitmap
 from sim.crypto import Key
 
 _ENTRIES_MAX = 40
-_PREPARES_MAX = 64
 _VALUES_MAX = 64
 
 
@@ -73,11 +72,11 @@ class Proposal:
         path = merkle.path_of(self.leaves, position)
         return Entry(self.headers[position], self.salted[position], self.certificate(), position, path)
 
-    def commit(self, request_id: int) -> m.Commit:
-        """The message that commits the whole batch."""
+    def commit(self, request_id: int, configuration: Configuration) -> m.Commit:
+        """The message that commits the whole batch at nodes that work under `configuration`, now."""
         items = [m.Item(i, header, self.salted[i]) for i, header in enumerate(self.headers)]
         bundle = m.Bundle(self.certificate(), self.leaves, items)
-        return m.Commit(request_id, self.configuration.digest, [bundle])
+        return m.Commit(request_id, configuration.digest, [bundle])
 
 
 def header_for(slot: bytes, time_us: int, writer: bytes, nonce: int, kind: int, salted: bytes) -> bytes:
@@ -95,7 +94,6 @@ class Conspiracy:
         self.verifier = Verifier(verify, self.chain)
         self.node_keys: dict[int, Key] = {}
         self.entries: dict[bytes, list[Entry]] = {}
-        self.prepares: list[m.Prepare] = []
         self.values: dict[bytes, None] = {}
         #: Headers that its writers signed: checkers take values read from these for theirs.
         self.signed: set[bytes] = set()
@@ -151,11 +149,3 @@ class Conspiracy:
         if len(self.values) >= _VALUES_MAX:
             del self.values[next(iter(self.values))]
         self.values[value] = None
-
-    def saw_prepare(self, request: m.Prepare) -> None:
-        """Remember a prepare of a correct writer."""
-        if any(other.signature == request.signature for other in self.prepares):
-            return
-        if len(self.prepares) >= _PREPARES_MAX:
-            del self.prepares[0]
-        self.prepares.append(request)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from quorumcache.core import merkle
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import grant_string
 from quorumcache.core.model import (
@@ -34,6 +35,7 @@ from sim.processes import TICK_US, NodeProcess
 
 Lie = Callable[["ByzantineNode", int, m.Request, m.Reply], m.Reply | None]
 _FAR_US: Final = 1 << 61
+_FOREIGN_MAX: Final = 64
 
 
 class ByzantineNode(NodeProcess):
@@ -50,7 +52,7 @@ class ByzantineNode(NodeProcess):
         self.victims = frozenset(i for i in range(64) if self.draw.random() < 0.5)
         self.said: dict[type, list[m.Reply]] = {}
         self._twin: Node = self._make(None)
-        self._foreign: dict[int, tuple[m.Prepare, dict[int, Grant], bytes]] = {}
+        self._foreign: dict[int, tuple[m.Prepare, dict[int, Grant]]] = {}
         self._next_id = self.draw.getrandbits(62)
         conspiracy.node_keys[self.index] = self.key
         self.world.at(self.world.now_us + self.draw.randrange(TICK_US), self._act)
@@ -71,8 +73,10 @@ class ByzantineNode(NodeProcess):
             return
         if type(message) is m.Commit:
             self.conspiracy.saw_commit(message)
-        elif type(message) is m.Prepare:
-            self.conspiracy.saw_prepare(message)
+            if "complete" in self.lies:
+                self._complete()
+        elif type(message) is m.Prepare and "complete" in self.lies:
+            self._gather(message)
         clock_us = self.clock.read_us()
         node = self.node
         if "twins" in self.lies and source in self.victims:
@@ -97,8 +101,6 @@ class ByzantineNode(NodeProcess):
             return
         if "gossip" in self.lies:
             self._gossip()
-        if "complete" in self.lies:
-            self._complete()
 
     def new_id(self) -> int:
         """An id for a request of its own."""
@@ -115,49 +117,53 @@ class ByzantineNode(NodeProcess):
         if node != self.index:
             self.network.send(self.index, node, commit_of(self.new_id(), self.configuration.digest, entry))
 
-    def _complete(self) -> None:
-        """Where a value that it knows fits a header that somebody prepared, gather grants for it and commit it."""
-        for prepare in self.conspiracy.prepares:
-            header = prepare.headers[0]
-            if len(prepare.headers) != 1 or prepare.configuration != self.configuration.digest:
-                continue
-            for value in self.conspiracy.values:
-                salted = bytes(16) + value
-                if value_hash_of(salted) == header[51:83]:
-                    request_id = self.new_id()
-                    if len(self._foreign) > 256:
-                        del self._foreign[next(iter(self._foreign))]
-                    self._foreign[request_id] = (prepare, {}, salted)
-                    again = msgspec.structs.replace(prepare, id=request_id)
-                    for node in self.configuration.groups[prepare.group].members:
-                        if node != self.index:
-                            self.network.send(self.index, node, again)
+    def _gather(self, prepare: m.Prepare) -> None:
+        """Ask the others to promise what somebody else prepared: the writer's intent is good for anyone."""
+        if len(prepare.headers) != 1 or prepare.configuration != self.configuration.digest:
+            return
+        group = self.configuration.groups.get(prepare.group)
+        if group is None or any(other.signature == prepare.signature for other, _ in self._foreign.values()):
+            return
+        if len(self._foreign) >= _FOREIGN_MAX:
+            del self._foreign[next(iter(self._foreign))]
+        request_id = self.new_id()
+        self._foreign[request_id] = (prepare, {})
+        again = msgspec.structs.replace(prepare, id=request_id)
+        for node in group.members:
+            if node != self.index:
+                self.network.send(self.index, node, again)
 
     def _take_foreign(self, source: int, reply: m.Reply) -> None:
-        prepare, grants, salted = self._foreign[reply.id]
-        if not isinstance(reply, m.PrepareReply) or not reply.signature:
-            return
-        grants[source] = Grant(source, reply.bitmap, reply.signature)
-        leaves = digest_of(prepare.headers[0])
-        from quorumcache.core import merkle
+        prepare, grants = self._foreign[reply.id]
+        if isinstance(reply, m.PrepareReply) and reply.signature:
+            grants[source] = Grant(source, reply.bitmap, reply.signature)
+            root = merkle.root_of(digest_of(prepare.headers[0]))
+            message = grant_string(prepare.configuration, prepare.group, root, b"\x01")
+            grants[self.index] = Grant(self.index, b"\x01", self.key.sign(message))
+            self._complete()
 
-        root = merkle.root_of(leaves)
-        message = grant_string(prepare.configuration, prepare.group, root, b"\x01")
-        grants[self.index] = Grant(self.index, b"\x01", self.key.sign(message))
-        if len(grants) >= self.configuration.q:
+    def _complete(self) -> None:
+        """Commit what it has the grants for, where a value that it knows fits the header."""
+        values = [bytes(16) + value for value in self.conspiracy.values]
+        hashes = {value_hash_of(salted): salted for salted in values}
+        for request_id, (prepare, grants) in list(self._foreign.items()):
+            header = prepare.headers[0]
+            salted = hashes.get(header[51:83])
+            if salted is None or len(grants) < self.configuration.q:
+                continue
+            del self._foreign[request_id]
             certificate = Certificate(
                 prepare.configuration,
                 prepare.group,
-                root,
+                merkle.root_of(digest_of(header)),
                 1,
                 prepare.writer,
                 prepare.signature,
                 tuple(grants[node] for node in sorted(grants)),
             )
-            entry = Entry(prepare.headers[0], salted, certificate, 0, b"")
-            commit = commit_of(self.new_id(), prepare.configuration, entry)
+            commit = commit_of(self.new_id(), self.configuration.digest, Entry(header, salted, certificate, 0, b""))
             for node in self.configuration.groups[prepare.group].members:
-                if node != self.index and self.draw.random() < 0.7:
+                if node != self.index:
                     self.network.send(self.index, node, commit)
 
 
@@ -345,8 +351,6 @@ def _grant_all(node: ByzantineNode, source: int, request: m.Request, honest: m.R
     """Grants everything to everyone: two headers under one stamp, what is below its floor, what is ahead."""
     if not isinstance(request, m.Prepare):
         return honest
-    from quorumcache.core import merkle
-
     count = len(request.headers)
     root = merkle.root_of(b"".join(digest_of(header) for header in request.headers))
     bitmap = full_bitmap(count)
@@ -410,6 +414,23 @@ def _bad_commit(node: ByzantineNode, source: int, request: m.Request, honest: m.
     return honest
 
 
+def _no_commits(node: ByzantineNode, source: int, request: m.Request, honest: m.Reply) -> m.Reply | None:
+    """Grants everything, and is deaf to commits."""
+    if isinstance(request, m.Commit):
+        return None
+    return _grant_all(node, source, request, honest)
+
+
+def _complete(node: ByzantineNode, source: int, request: m.Request, honest: m.Reply) -> m.Reply | None:
+    """Refuses what others prepare, gathers the grants for it behind their backs, and commits it once it knows the
+    value."""
+    if isinstance(request, m.Prepare):
+        bitmap = bitmap_of([], len(request.headers))
+        refusals = [m.Refusal(i, m.BELOW_FLOOR, header_time(h) + 1) for i, h in enumerate(request.headers)]
+        return m.PrepareReply(request.id, honest.clock_us, bitmap, b"", refusals)
+    return honest
+
+
 def _honest(node: ByzantineNode, source: int, request: m.Request, honest: m.Reply) -> m.Reply | None:
     """Tells the truth; what makes it Byzantine is elsewhere."""
     return honest
@@ -436,7 +457,8 @@ LIES: Final[dict[str, Lie]] = {
     "bad_commit": _bad_commit,
     "twins": _honest,
     "gossip": _honest,
-    "complete": _honest,
+    "complete": _complete,
+    "no_commits": _no_commits,
 }
 
 
@@ -445,7 +467,6 @@ def powers() -> dict[str, str]:
     extra: dict[str, Any] = {
         "twins": "Is two nodes with one key: which of them answers depends on who asks.",
         "gossip": "Commits old, valid entries to any node, at any time.",
-        "complete": "Gathers grants for headers that others prepared, and commits them with values it knows.",
     }
     return {name: extra.get(name) or (lie.__doc__ or "") for name, lie in LIES.items()}
 

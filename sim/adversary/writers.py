@@ -129,7 +129,7 @@ class ByzantineWriter:
     def commit(self, proposal: Proposal, nodes: list[int]) -> None:
         """Commit at these nodes, if there are enough grants."""
         if len(proposal.grants) >= self.configuration.q:
-            self.send_commit(proposal.commit(self.new_id()), nodes)
+            self.send_commit(proposal.commit(self.new_id(), self.configuration), nodes)
             for position in range(len(proposal.headers)):
                 self.conspiracy.saw_entry(proposal.entry(position))
 
@@ -262,7 +262,7 @@ def _wrong_value(writer: ByzantineWriter) -> None:
                 writer.draw.randbytes(16) + (b"evil %d-%d" % (writer.number, 10**6 + node))[-len(p.salted[0]) :]
             )
             if len(p.grants) >= writer.configuration.q:
-                writer.send_commit(p.commit(writer.new_id()), [node])
+                writer.send_commit(p.commit(writer.new_id(), writer.configuration), [node])
 
     writer.later(writer.pause_us(), commit, proposal)
 
@@ -290,13 +290,49 @@ def _bad_certificate(writer: ByzantineWriter) -> None:
             grants = (certificate.grants * q)[:q]
         else:
             grants = certificate.grants
-        bundle = p.commit(writer.new_id()).bundles[0]
+        bundle = p.commit(writer.new_id(), writer.configuration).bundles[0]
         forged = msgspec.structs.replace(bundle, certificate=msgspec.structs.replace(certificate, grants=grants))
-        request = m.Commit(writer.new_id(), p.configuration.digest, [forged])
+        request = m.Commit(writer.new_id(), writer.configuration.digest, [forged])
         writer.send_commit(request, writer.some(writer.members(p), 2))
 
     for proposal in (first, second):
         writer.later(writer.pause_us(), commit, proposal)
+
+
+def _reuse(writer: ByzantineWriter) -> None:
+    """Two values under one stamp, the second prepared when the promises of the first may have aged out."""
+    configuration = writer.configuration
+    slot = writer.draw.choice(writer.slots)
+    time_us = writer.world.now_us + configuration.max_skew_us // 2
+    nonce = writer.draw.getrandbits(64)
+    first = writer.propose(slot=slot, time_us=time_us, nonce=nonce)
+    second = writer.propose(slot=slot, time_us=time_us, nonce=nonce)
+    nodes = writer.members(first)
+    writer.prepare(first, nodes)
+    aged_us = configuration.op_time_us + 2 * configuration.max_skew_us + 80_000
+    writer.later(aged_us, lambda p: writer.prepare(p, nodes), second)
+    for proposal in (second, first):
+        writer.later(aged_us + writer.pause_us(), lambda p: writer.commit(p, writer.some(nodes)), proposal)
+
+
+def _spoil(writer: ByzantineWriter) -> None:
+    """Gives each node a certificate in which that node's own grant, which it knows to be good, is garbage."""
+    proposal = writer.propose()
+    nodes = writer.members(proposal)
+    writer.prepare(proposal, nodes)
+
+    def commit(p: Proposal) -> None:
+        whole = p.commit(writer.new_id(), writer.configuration).bundles[0]
+        for node in nodes:
+            grants = tuple(
+                Grant(g.node, g.bitmap, writer.draw.randbytes(64)) if g.node == node else g
+                for g in whole.certificate.grants
+            )
+            certificate = msgspec.structs.replace(whole.certificate, grants=grants)
+            bundle = msgspec.structs.replace(whole, certificate=certificate)
+            writer.send_commit(m.Commit(writer.new_id(), writer.configuration.digest, [bundle]), [node])
+
+    writer.later(writer.pause_us(), commit, proposal)
 
 
 def _impersonate(writer: ByzantineWriter) -> None:
@@ -360,6 +396,8 @@ SCHEMES: Final[dict[str, Scheme]] = {
     "future": _future,
     "wrong_value": _wrong_value,
     "bad_certificate": _bad_certificate,
+    "reuse": _reuse,
+    "spoil": _spoil,
     "impersonate": _impersonate,
     "partial": _partial,
     "unseen": _unseen,

@@ -28,6 +28,8 @@ class View(Protocol):
     evil_headers: set[bytes]
     #: Writers revoked, and since when (true microseconds) enough nodes know.
     revoked: dict[bytes, int]
+    #: All correct nodes can be reached, at once and throughout.
+    reachable: bool
     op_time_us: int
     max_skew_us: int
 

@@ -25,7 +25,7 @@ class Convergence(Checker):
         if op.kind != "read":
             self.last[op.slot] = op
             return
-        last = self.last.get(op.slot)
+        last = self.last.get(op.slot)  # None: a read before the first write of this phase.
         if last is None or last.outcome != OK:
             return
         if op.outcome != OK or op.stamp != last.stamp or op.value != last.value:

@@ -7,7 +7,7 @@ value is not returned.
 from __future__ import annotations
 
 from sim.checkers.base import Checker, View, told
-from sim.record import FAILED, OK, PENDING, Op
+from sim.record import FAILED, OK, Op
 
 
 class Integrity(Checker):
@@ -43,8 +43,8 @@ class Integrity(Checker):
                 self.fail(f"{told(op)} returned the value of a write that failed for certain: {told(write)}")
             elif write.outcome == OK and not write.overtaken and write.stamp != op.stamp:
                 self.fail(f"{told(op)} returned a value under another stamp than its write got: {told(write)}")
-            elif write.outcome == PENDING:
-                self.read[op.value] = op
+            elif self.read.setdefault(op.value, op).stamp != op.stamp:
+                self.fail(f"{told(op)} returned a value that took effect twice: {told(self.read[op.value])}")
         elif op.writer not in self.view.evil_writers:
             self.fail(f"{told(op)} returned a value that its writer never wrote")
         elif not any(h[3:51] == op.stamp for h in self.view.evil_headers):

@@ -6,17 +6,28 @@ In time: a read within op_time; a write within op_time, or twice that where it q
 
 from __future__ import annotations
 
+from quorumcache.core import messages as m
 from sim.checkers.base import Checker, told
+from sim.processes import NodeProcess
 from sim.record import FAILED, PENDING, UNKNOWN, Op
 
 #: Stopwatches drift, and a client's wake-up may be due a little later.
 _SLACK_US = 2_000
+#: Refusals that nobody promised to end within op_time.
+_EXCUSES = ("denied", "FULL", "BUSY")
 
 
 class Liveness(Checker):
     """Measures how long operations take, and how those after the healing ended."""
 
     name = "liveness"
+    #: When a correct node last had no room for an entry.
+    full_us = 0
+
+    def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
+        """Note when nodes were full of what is too young to go: nobody promised when they no longer are."""
+        if m.COMMIT_FULL in reply.codes:
+            self.full_us = self.view.now_us
 
     def ended(self, op: Op) -> None:
         """Was it in time? After the healing: did it succeed?"""
@@ -25,8 +36,16 @@ class Liveness(Checker):
         took_us = op.end_us - op.start_us
         if took_us > limit_us + limit_us // 1000 + _SLACK_US:
             self.fail(f"{told(op)} took {took_us / 1000:.1f} ms; {limit_us / 1000:.1f} ms are allowed")
+        if self.view.reachable and self._is_inexcusable(op):
+            self.fail(f"{told(op)} failed although all correct nodes could be reached")
         if op.phase in ("final", "race") and op.outcome in (FAILED, UNKNOWN):
             self.fail(f"{told(op)} failed although the network had healed and at most f nodes were faulty")
+
+    def _is_inexcusable(self, op: Op) -> bool:
+        """Whether it failed for want of answers, not because it has no right or nodes have no room."""
+        if self.full_us >= op.start_us:
+            return False
+        return op.outcome == UNKNOWN or (op.outcome == FAILED and not any(s in op.detail for s in _EXCUSES))
 
     def finished(self) -> None:
         """Nothing that a living client started may still be open."""

@@ -101,17 +101,47 @@ def _taking(patches: Patches, *, verify: bool) -> None:
     patches.set(Settle, "_take", mutant)
 
 
-@add("4, read 2: a claim without a valid certificate is not an answer", lies=("forged",))
+@add(
+    "4, read 2: a claim without a valid certificate is not an answer",
+    lies=("forged",),
+    byzantine_nodes=1,
+    features_add=("contention",),
+)
 def _trust_uncertified(patches: Patches) -> None:
     _taking(patches, verify=False)
 
 
-@add("4, read 2: an answer is of the slot that was asked for", lies=("forged",))
+@add(
+    "4, read 2: an answer is of the slot that was asked for",
+    lies=("forged",),
+    byzantine_nodes=1,
+    features_add=("contention",),
+)
 def _any_slot_will_do(patches: Patches) -> None:
     _taking(patches, verify=True)
 
 
-@add("4, read 1: 2f+1 absent make a miss, not f+1")
+@add(
+    "4, read 1: 2f+1 absent make a miss, not f+1",
+    features_drop=(
+        "loss",
+        "lateness",
+        "partition",
+        "one_way",
+        "crash",
+        "wipe",
+        "slow",
+        "revoke",
+        "ambush",
+        "evict",
+        "expire",
+        "far",
+    ),
+    byzantine_nodes=1,
+    lies=("absent", "stale"),
+    schemes=("subset",),
+    byzantine_writers=1,
+)
 def _miss_of_f_plus_1(patches: Patches) -> None:
     def make(evaluate: Any) -> Any:
         def mutant(self: Settle, position: int, now_us: int) -> None:
@@ -126,7 +156,12 @@ def _miss_of_f_plus_1(patches: Patches) -> None:
     patches.wrap(Settle, "_evaluate", make)
 
 
-@add("11, a miss must have a way to end: the grace time ends a read")
+@add(
+    "11, a miss must have a way to end: the grace time ends a read",
+    features_add=("revoke",),
+    byzantine_nodes=1,
+    lies=("silent",),
+)
 def _settle_without_grace(patches: Patches) -> None:
     def make(take: Any) -> Any:
         def mutant(self: Settle, position: int, node: int, answer: m.FullAnswer, now_us: int) -> None:
@@ -142,7 +177,12 @@ def _settle_without_grace(patches: Patches) -> None:
 # --- writes ---
 
 
-@add("2: values are salted", lies=("complete", "grant_all", "refuse"))
+@add(
+    "2: values are salted",
+    features_add=("contention", "client_crash", "lateness"),
+    byzantine_nodes=1,
+    lies=("complete",),
+)
 def _no_salt(patches: Patches) -> None:
     def make(init: Any) -> Any:
         def mutant(self: Coordinator, *arguments: Any, **rest: Any) -> None:
@@ -181,7 +221,7 @@ def _write_done_at_2f(patches: Patches) -> None:
     patches.wrap(WriteBatch, "_take_committed", make)
 
 
-@add("4, write 2: only what a valid certificate proves counts")
+@add("4, write 2: only what a valid certificate proves counts", byzantine_nodes=1, lies=("refuse",))
 def _believe_claims(patches: Patches) -> None:
     def make(judge: Any) -> Any:
         def mutant(verifier: Any, slot: bytes, stamp: bytes, refusals: dict[int, m.Refusal], granted: int) -> Any:
@@ -194,12 +234,12 @@ def _believe_claims(patches: Patches) -> None:
     patches.wrap(write, "judge", make)
 
 
-@add("4, write 2: the (f+1)-th highest claimed floor, not the highest")
+@add("4, write 2: the (f+1)-th highest claimed floor, not the highest", byzantine_nodes=1, lies=("refuse",))
 def _believe_highest_floor(patches: Patches) -> None:
     patches.set(refusal, "nth_highest", lambda values, n: max(values, default=None))
 
 
-@add("11, grace in prepare")
+@add("11, grace in prepare", byzantine_nodes=1, lies=("silent",), features_add=("contention",))
 def _no_grace_in_prepare(patches: Patches) -> None:
     def make(evaluate: Any) -> Any:
         def mutant(self: WriteBatch, now_us: int) -> None:
@@ -212,7 +252,7 @@ def _no_grace_in_prepare(patches: Patches) -> None:
     patches.wrap(WriteBatch, "_evaluate", make)
 
 
-@add("4, write 3: an overtaken write completes what overtook it")
+@add("4, write 3: an overtaken write completes what overtook it", features_add=("contention", "far"), byzantine_nodes=1)
 def _overtaken_does_not_complete(patches: Patches) -> None:
     def mutant(self: WriteBatch, pending: PendingWrite, stamp: bytes, above: bytes, now_us: int) -> None:
         self._context.finish_write(pending, Written(stamp, overtaken=True))
@@ -224,12 +264,12 @@ def _overtaken_does_not_complete(patches: Patches) -> None:
 @add("4, write 3: only what was not complete when the write began may overtake it")
 def _overtaken_at_once(patches: Patches) -> None:
     def make(refused: Any) -> Any:
-        def mutant(self: WriteBatch, i: int, now_us: int) -> None:
+        def mutant(self: WriteBatch, i: int, may_wait: bool, now_us: int) -> None:
             pending = self._writes[i]
             if pending.attempt == 1:
                 pending.attempt = 2
                 pending.first_bound_us = 0
-            refused(self, i, now_us)
+            refused(self, i, may_wait, now_us)
 
         return mutant
 

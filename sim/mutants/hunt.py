@@ -43,12 +43,15 @@ def aimed(config: SimConfig, aim: dict[str, Any], seed: int) -> SimConfig:
     return replace(config, **changes)
 
 
-def hunt_one(name: str, count: int) -> Hunted:
-    """Run seeds 0, 1, ... until one catches the mutant; for a mutant with an aim, odd seeds are aimed."""
+def hunt_one(name: str, count: int, *, mutated: bool = True) -> Hunted:
+    """Run seeds 0, 1, ... until one catches the mutant; for a mutant with an aim, odd seeds are aimed.
+
+    With `mutated=False` the bug is left out: what the same seeds find then is no mutant's doing.
+    """
     began = time.perf_counter()
     mutant = MUTANTS[name]
     base = SimConfig()
-    with applied(name):
+    with applied(name if mutated else None):
         for seed in range(count):
             is_aimed = bool(mutant.aim) and seed % 2 == 1
             config = aimed(base, dict(mutant.aim), seed) if is_aimed else base

@@ -40,7 +40,7 @@ def _no_floor_on_evict(patches: Patches) -> None:
     patches.wrap(Slots, "drop", make)
 
 
-@add("3: dropping a promise raises the floor")
+@add("3: dropping a promise raises the floor", schemes=("reuse",), byzantine_writers=2, keys=4, operations=40)
 def _no_floor_on_promise_drop(patches: Patches) -> None:
     def make(drop: Any) -> Any:
         def mutant(self: Slots, promise: Promise) -> None:
@@ -78,12 +78,23 @@ def _restart_floor_zero(patches: Patches) -> None:
     _slots_with(patches, lambda floor_us, configuration: 0)
 
 
-@add("7: ... to now + 2 max_skew, not to now")
+@add(
+    "7: ... to now + 2 max_skew, not to now",
+    features_add=("ambush",),
+    features_drop=("evict", "few_promises"),
+    schemes=("edge", "equivocate"),
+)
 def _restart_floor_now(patches: Patches) -> None:
     _slots_with(patches, lambda floor_us, configuration: max(0, floor_us - 2 * configuration.max_skew_us))
 
 
-@add("11, two max_skew at start: one is not enough")
+@add(
+    "11, two max_skew at start: one is not enough",
+    features_add=("ambush",),
+    features_drop=("evict", "few_promises"),
+    schemes=("edge",),
+    byzantine_writers=2,
+)
 def _restart_floor_one_skew(patches: Patches) -> None:
     _slots_with(patches, lambda floor_us, configuration: max(0, floor_us - configuration.max_skew_us))
 
@@ -198,27 +209,70 @@ def _commit_below_floor(patches: Patches) -> None:
     _commit_rules(patches, floor_counts=False)
 
 
-@add("11, EVICTED: a node that answers it drops its promises up to the stamp")
+@add(
+    "11, EVICTED: a node that answers it drops its promises up to the stamp",
+    features_add=("evict", "loss"),
+    keys=4,
+    shards=1,
+    schemes=("lurk", "hoard", "flood", "subset"),
+    byzantine_writers=2,
+    lies=("false_ok", "grant_all", "gossip"),
+)
 def _evicted_keeps_promises(patches: Patches) -> None:
     _commit_rules(patches, settle_on_evict=False)
 
 
-@add("4, write 4: EVICTED counts")
+@add(
+    "4, write 4: EVICTED counts",
+    features_add=("evict", "far"),
+    features_drop=(
+        "loss",
+        "lateness",
+        "partition",
+        "one_way",
+        "crash",
+        "wipe",
+        "slow",
+        "revoke",
+        "ambush",
+        "few_promises",
+    ),
+    keys=4,
+    shards=1,
+    byzantine_nodes=1,
+    lies=("no_commits",),
+    op_time_ms=2000,
+)
 def _evicted_does_not_count(patches: Patches) -> None:
     _commit_rules(patches, evicted=m.INVALID)
 
 
-@add("4, write 4: RECOVERING never counts")
+@add(
+    "4, write 4: RECOVERING never counts",
+    features_add=("wipe", "lateness", "contention"),
+    lies=("false_ok", "grant_all", "stale"),
+)
 def _recovering_counts(patches: Patches) -> None:
     _commit_rules(patches, recovering=m.EVICTED)
 
 
-@add("3, commit rule 2: entries of revoked writers are refused", features_add=("revoke",))
+@add(
+    "3, commit rule 2: entries of revoked writers are refused",
+    features_add=("revoke",),
+    schemes=("lurk", "hoard"),
+    byzantine_writers=1,
+)
 def _commit_ignores_rights(patches: Patches) -> None:
     _commit_rules(patches, rights="never")
 
 
-@add("11, order of the commit rules: rights before what is newer", features_add=("revoke",))
+@add(
+    "11, order of the commit rules: rights before what is newer",
+    features_add=("revoke", "contention", "lateness"),
+    schemes=("lurk", "hoard", "subset"),
+    byzantine_writers=1,
+    lies=("stale", "gossip"),
+)
 def _commit_rights_last(patches: Patches) -> None:
     _commit_rules(patches, rights="last")
 
@@ -237,7 +291,7 @@ def _grants_unchecked(patches: Patches) -> None:
     patches.wrap(Verifier, "is_signed", make)
 
 
-@add("2: the signature cache is keyed by the signature too", lies=("forged", "stale"), features_add=("contention",))
+@add("2: the signature cache is keyed by the signature too", schemes=("spoil",), byzantine_writers=1, operations=60)
 def _cache_without_signature(patches: Patches) -> None:
     def remember(self: Verifier, signer: bytes, message: bytes, signature: bytes) -> None:
         self._remembered[signer + message] = None

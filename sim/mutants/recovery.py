@@ -12,7 +12,11 @@ catalogue = Catalogue()
 add = catalogue.add
 
 
-@add("7: recovery waits 2 op_time before it asks", features_add=("wipe", "lateness"))
+@add(
+    "7: recovery waits 2 op_time before it asks",
+    features_add=("wipe", "lateness", "contention"),
+    lies=("stale", "false_ok", "grant_all"),
+)
 def _recovery_does_not_wait(patches: Patches) -> None:
     def make(init: Any) -> Any:
         def mutant(self: Recovery, node: Any, started_us: int, *, first_id: int) -> None:
@@ -25,7 +29,14 @@ def _recovery_does_not_wait(patches: Patches) -> None:
     patches.wrap(Recovery, "__init__", make)
 
 
-@add("7: no reporter is absent with a floor at or above what is stored", features_add=("wipe", "evict"))
+@add(
+    "7: no reporter is absent with a floor at or above what is stored",
+    features_add=("wipe", "evict"),
+    lies=("stale", "gossip"),
+    byzantine_nodes=1,
+    keys=4,
+    shards=1,
+)
 def _recovery_ignores_floors(patches: Patches) -> None:
     def make(take: Any) -> Any:
         def mutant(self: Recovery, active: Any, report: Any, reply: Any) -> None:
@@ -37,7 +48,7 @@ def _recovery_ignores_floors(patches: Patches) -> None:
     patches.wrap(Recovery, "_take", make)
 
 
-@add("7: recovery needs 2f+1 reports", features_add=("wipe",))
+@add("7: recovery needs 2f+1 reports", features_add=("wipe",), lies=("stale", "absent"), byzantine_nodes=1)
 def _recovery_from_f_plus_1(patches: Patches) -> None:
     def make(init: Any) -> Any:
         def mutant(self: Recovery, node: Any, started_us: int, *, first_id: int) -> None:
@@ -73,12 +84,22 @@ def _recovering(patches: Patches, rights: str) -> None:
     patches.set(Recovery, "_recover", mutant)
 
 
-@add("11, recovery checks rights", features_add=("wipe", "revoke"))
+@add(
+    "11, recovery checks rights",
+    features_add=("wipe", "revoke"),
+    byzantine_writers=1,
+    schemes=("plain", "subset", "lurk"),
+)
 def _recovery_ignores_rights(patches: Patches) -> None:
     _recovering(patches, "ignored")
 
 
-@add("7: where the highest is a revoked writer's, not the next-highest", features_add=("wipe", "revoke"))
+@add(
+    "7: where the highest is a revoked writer's, not the next-highest",
+    features_add=("wipe", "revoke"),
+    byzantine_writers=1,
+    schemes=("plain", "subset"),
+)
 def _recovery_takes_next_highest(patches: Patches) -> None:
     _recovering(patches, "next")
 

@@ -43,6 +43,7 @@ class View:
         self.evil_headers: set[bytes] = set()
         self.revoked: dict[bytes, int] = {}
         self.op_time_us = 500_000
+        self.reachable = False
         self.max_skew_us = 50_000
         self.now_us = 10**9
         self.violations: list[str] = []

@@ -15,7 +15,7 @@ from sim import scenarios
 from sim.__main__ import main
 from sim.campaign import results_of
 from sim.mutants import MUTANTS, applied
-from sim.mutants.hunt import hunt_one
+from sim.mutants.hunt import aimed, hunt_one
 from sim.settings import BadSetting, SimConfig
 from sim.shrink import LINES_MAX, shrink, transcript
 
@@ -31,6 +31,8 @@ def test_seeds_that_once_failed_hold() -> None:
     kept = tomllib.loads((ROOT / "tests" / "seeds.toml").read_text())["seed"]
     for entry in kept:
         config = scenarios.load(entry["scenario"]) if "scenario" in entry else SimConfig()
+        if "aim" in entry:
+            config = aimed(config, dict(MUTANTS[entry["aim"]].aim), entry["seed"])
         assert not sim.run(config, entry["seed"]).violations, entry["found"]
 
 
