@@ -250,6 +250,9 @@ class Engine:
         self._lanes.clear()
         self._heal()
         self._final()
+        if self.world.stuck:
+            text = "time stands still: something wakes at one instant for ever"
+            self.record.violations.append(Violation("progress", self.world.now_us, text))
         if not self.world.stopped:
             for checker in self.checkers:
                 checker.finished()

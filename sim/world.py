@@ -14,6 +14,8 @@ from typing import Any, Final
 #: Where true time begins: some day of 2023.
 START_US: Final = 1_700_000_000_000_000
 
+_STUCK_MASK: Final = (1 << 16) - 1
+
 Action = Callable[[Any, Any], None]
 
 
@@ -24,6 +26,8 @@ class World:
         self.seed = seed
         self.now_us = START_US
         self.stopped = False
+        #: Whether time stood still: the same instant held tens of thousands of events.
+        self.stuck = False
         self.event_count = 0
         self._heap: list[tuple[int, int, Action, Any, Any]] = []
         self._number = 0
@@ -41,10 +45,15 @@ class World:
         """Do what is due up to and including a time, or until something sets `stopped`."""
         heap, pop = self._heap, heapq.heappop
         count = 0
+        mark_us = -1
         while heap and not self.stopped and heap[0][0] <= end_us:
             self.now_us, _, action, first, second = pop(heap)
             action(first, second)
             count += 1
+            if not count & _STUCK_MASK:
+                if self.now_us == mark_us:
+                    self.stopped = self.stuck = True
+                mark_us = self.now_us
         self.event_count += count
         if not self.stopped:
             self.now_us = max(self.now_us, end_us)
@@ -106,7 +115,7 @@ class Stopwatch:
         return self._origin_us + passed_us + passed_us * self._drift_ppm // 1_000_000
 
     def when_us(self, shown_us: int) -> int:
-        """The true time at which it will show at least `shown_us`."""
-        passed_us = shown_us - self._origin_us
-        guess_us = passed_us - passed_us * self._drift_ppm // 1_000_000
-        return max(self._start_us + guess_us + 1, self._world.now_us)
+        """The first true time, from now on, at which it shows at least `shown_us`."""
+        # Exactly: what wakes a microsecond early finds nothing due, and would wake at that very time for ever.
+        passed_us = -(-(shown_us - self._origin_us) * 1_000_000 // (1_000_000 + self._drift_ppm))
+        return max(self._start_us + passed_us, self._world.now_us)
