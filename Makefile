@@ -13,7 +13,7 @@ READY := $(PY)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench sim
+.PHONY: help demo up test check bench sim notebooks
 
 help:  ## Show this list.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -35,6 +35,9 @@ check: $(READY)  ## Format, lint, types, import directions. Changes nothing.
 
 bench: $(READY)  ## Measure the hot path on this machine.
 	$(PY) bench/hotpath.py $(ARGS)
+
+notebooks: $(READY)  ## Execute the notebooks, to see that they still run.
+	$(PY) -m pytest -q --nbmake --nbmake-timeout=180 notebooks $(ARGS)
 
 sim: $(READY)  ## Run 500 seeds in the cluster simulator; make sim ARGS="--help" for more.
 	$(PY) -m sim $(or $(ARGS),seeds --count 500 --jobs 2)

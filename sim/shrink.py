@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from quorumcache.core.model import slot_parts
 from sim.plan import Plan
 from sim.record import Op
 from sim.results import Run, run
@@ -130,7 +131,7 @@ def transcript(found: Run) -> str:
 
 
 def _key(op: Op) -> str:
-    return op.slot[7:-2].decode(errors="replace")
+    return slot_parts(op.slot)[1].decode(errors="replace")
 
 
 def _outcome(op: Op) -> str:
