@@ -1,9 +1,12 @@
 """Revocation is final (protocol 5.5): a read that starts after q nodes activated an epoch in which a writer is revoked
 never returns what it wrote. So no write of a revoked writer lurks: the bound is zero.
+
+Behind it, checked too: a correct node that works under such an epoch holds nothing of that writer.
 """
 
 from __future__ import annotations
 
+from quorumcache.core.model import header_writer
 from sim.checkers.base import Checker, told
 from sim.record import OK, Op
 
@@ -15,6 +18,23 @@ class Revocation(Checker):
 
     def ended(self, op: Op) -> None:
         """Whose value did the read return?"""
+        self._check_nodes(op.slot)
         since_us = self.view.revoked.get(op.writer)
         if op.kind == "read" and op.outcome == OK and since_us is not None and op.start_us > since_us:
             self.fail(f"{told(op)} returned a value of a writer that was revoked at {since_us % 10**9 / 1000:.3f} ms")
+
+    def finished(self) -> None:
+        """All slots once more."""
+        for slot in dict.fromkeys(op.slot for op in self.view.ops):
+            self._check_nodes(slot)
+
+    def _check_nodes(self, slot: bytes) -> None:
+        if not self.view.revoked:
+            return
+        for process in self.view.nodes:
+            held = process.node.slots.current.get(slot)
+            if held is None or process.is_byzantine:
+                continue
+            if process.node.configuration.is_revoked(header_writer(held.header)):
+                self.fail(f"node {process.index} holds an entry of slot {slot[-8:]!r} of a writer revoked in its epoch")
+                return

@@ -156,24 +156,6 @@ def _miss_of_f_plus_1(patches: Patches) -> None:
     patches.wrap(Settle, "_evaluate", make)
 
 
-@add(
-    "11, a miss must have a way to end: the grace time ends a read",
-    features_add=("revoke",),
-    byzantine_nodes=1,
-    lies=("silent",),
-)
-def _settle_without_grace(patches: Patches) -> None:
-    def make(take: Any) -> Any:
-        def mutant(self: Settle, position: int, node: int, answer: m.FullAnswer, now_us: int) -> None:
-            take(self, position, node, answer, now_us)
-            if self._quorum_us:
-                self._quorum_us = now_us + self._context.configuration.op_time_us
-
-        return mutant
-
-    patches.wrap(Settle, "_take", make)
-
-
 # --- writes ---
 
 
@@ -252,7 +234,13 @@ def _no_grace_in_prepare(patches: Patches) -> None:
     patches.wrap(WriteBatch, "_evaluate", make)
 
 
-@add("4, write 3: an overtaken write completes what overtook it", features_add=("contention", "far"), byzantine_nodes=1)
+@add(
+    "4, write 3: an overtaken write completes what overtook it",
+    features_add=("contention", "client_crash", "loss", "far"),
+    schemes=("subset", "lurk", "edge"),
+    byzantine_writers=2,
+    byzantine_nodes=1,
+)
 def _overtaken_does_not_complete(patches: Patches) -> None:
     def mutant(self: WriteBatch, pending: PendingWrite, stamp: bytes, above: bytes, now_us: int) -> None:
         self._context.finish_write(pending, Written(stamp, overtaken=True))

@@ -14,8 +14,9 @@ add = catalogue.add
 
 @add(
     "7: recovery waits 2 op_time before it asks",
-    features_add=("wipe", "lateness", "contention"),
+    features_add=("ambush", "lateness", "contention"),
     lies=("stale", "false_ok", "grant_all"),
+    byzantine_nodes=1,
 )
 def _recovery_does_not_wait(patches: Patches) -> None:
     def make(init: Any) -> Any:
@@ -48,7 +49,15 @@ def _recovery_ignores_floors(patches: Patches) -> None:
     patches.wrap(Recovery, "_take", make)
 
 
-@add("7: recovery needs 2f+1 reports", features_add=("wipe",), lies=("stale", "absent"), byzantine_nodes=1)
+@add(
+    "7: recovery needs 2f+1 reports",
+    features_add=("wipe", "loss", "lull", "slow", "one_way", "partition"),
+    lies=("stale", "false_ok"),
+    byzantine_nodes=1,
+    operations=60,
+    keys=4,
+    shards=1,
+)
 def _recovery_from_f_plus_1(patches: Patches) -> None:
     def make(init: Any) -> Any:
         def mutant(self: Recovery, node: Any, started_us: int, *, first_id: int) -> None:
@@ -86,9 +95,14 @@ def _recovering(patches: Patches, rights: str) -> None:
 
 @add(
     "11, recovery checks rights",
-    features_add=("wipe", "revoke"),
+    features_add=("ambush", "revoke"),
     byzantine_writers=1,
     schemes=("plain", "subset", "lurk"),
+    lies=("stale", "false_ok"),
+    byzantine_nodes=1,
+    operations=60,
+    keys=4,
+    shards=1,
 )
 def _recovery_ignores_rights(patches: Patches) -> None:
     _recovering(patches, "ignored")
@@ -96,15 +110,28 @@ def _recovery_ignores_rights(patches: Patches) -> None:
 
 @add(
     "7: where the highest is a revoked writer's, not the next-highest",
-    features_add=("wipe", "revoke"),
+    features_add=("ambush", "revoke"),
     byzantine_writers=1,
-    schemes=("plain", "subset"),
+    schemes=("plain", "subset", "lurk"),
+    lies=("stale", "false_ok"),
+    byzantine_nodes=1,
+    operations=60,
+    keys=4,
+    shards=1,
 )
 def _recovery_takes_next_highest(patches: Patches) -> None:
     _recovering(patches, "next")
 
 
-@add("7: recovery takes the highest entry of the reports", features_add=("wipe",))
+@add(
+    "7: recovery takes the highest entry of the reports",
+    features_add=("wipe", "loss", "lull"),
+    lies=("stale", "false_ok"),
+    byzantine_nodes=1,
+    operations=60,
+    keys=4,
+    shards=1,
+)
 def _recovery_takes_any(patches: Patches) -> None:
     def mutant(self: Recovery, slot: bytes, reports: list[Any], now_us: int) -> None:
         if slot not in self.node.slots.current:

@@ -24,6 +24,7 @@ from sim.checkers.revocation import Revocation
 from sim.checkers.stamps import OneValuePerStamp
 from sim.crypto import Suite
 from sim.engine import Engine
+from sim.epochs import revoking
 from sim.plan import plan_of
 from sim.record import FAILED, MISS, OK, PENDING, UNKNOWN, Op
 from sim.settings import SimConfig
@@ -169,6 +170,19 @@ def test_revocation() -> None:
     assert not judge(Revocation, view)
     view.op("read", 101, 200, b"a", time=1)
     assert "was revoked" in judge(Revocation, view)[0]
+
+
+def test_revocation_rejects_a_node_that_keeps_what_is_revoked() -> None:
+    engine, op = stage()
+    checker = Revocation(engine)
+    checker.finished()
+    writer = op.writer
+    engine.revoked[writer] = 1 << 62
+    checker.finished()
+    assert not engine.record.violations  # published, but no node works under it yet
+    engine.nodes[2].node.configuration = revoking(engine.configuration, writer)
+    checker.finished()
+    assert "node 2 holds an entry" in engine.record.violations[0].text
 
 
 def test_liveness() -> None:
