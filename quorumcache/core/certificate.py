@@ -47,12 +47,13 @@ class Batch(msgspec.Struct, eq=False):
     """A verified certificate as nodes and clients keep it: shared by the entries of its batch. `leaves` holds the
     batch's digests where they are known (then paths can be made), else it is empty. `counts[i]` says how many grants
     promise header i, or is empty where every grant promises all. `held_count` is the number of stored entries that
-    share it."""
+    share it; `row` is storage's number for it, 0 where it has none."""
 
     certificate: Certificate
     leaves: bytes
     counts: bytes
     held_count: int = 0
+    row: int = 0
 
 
 class Verifier:

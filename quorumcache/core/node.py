@@ -38,6 +38,7 @@ from quorumcache.core.quorum import bitmap_of, full_bitmap
 from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES, Held, Promise, Shard, Slots
 
 TICK_WORK_MAX: Final = 256
+_FROZEN: Final = "the node's storage takes no writes now, as when its disk is full; its log says why"
 _LEAVES_FORM: Final = "leaves and paths exclude each other"
 
 
@@ -221,6 +222,8 @@ class Node:
     def _may_store(self, header: Header, now_us: int) -> bool:
         """Whether there is memory for the entry that would follow: better to say so now than after the commit."""
         slots = self.slots
+        if slots.frozen:
+            return False
         cost = ENTRY_OVERHEAD_BYTES + len(header.raw) + SALT_BYTES + header.size
         return slots.bytes_used + cost <= slots.bytes_max or slots.make_room(cost, now_us, header.slot)
 
@@ -263,13 +266,16 @@ class Node:
                     return m.Refusal(
                         position, m.BUSY, 0, None, "too many of the writer's promises are open on this slot"
                     )
+                if slots.frozen:
+                    return m.Refusal(position, m.FULL, 0, None, _FROZEN)
                 slots.drop_promise(oldest)
                 return self._refusal(wanted, now_us)
         floor_us = shard.floor_us
         if not self._may_promise(now_us):
             return m.Refusal(position, m.BUSY, 0, None, "the node's table of promises is full")
         if not self._may_store(header, now_us):
-            return m.Refusal(position, m.FULL, 0, None, "the node is full, and nothing in it is old enough to evict")
+            why = _FROZEN if slots.frozen else "the node is full, and nothing in it is old enough to evict"
+            return m.Refusal(position, m.FULL, 0, None, why)
         # Making room may have raised the floor, or taken the current entry.
         return None if shard.floor_us == floor_us else self._refusal(wanted, now_us)
 
@@ -350,6 +356,8 @@ class Node:
             if header.time_us <= shard.floor_us and not any(
                 p.header.digest == held.digest for p in slots.open.get(slot, ())
             ):
+                if slots.frozen and slot in slots.open:
+                    return m.COMMIT_FULL  # A promise dropped must stay so; storage cannot hold that now.
                 slots.settle_promises(slot, stamp)
                 return m.RECOVERING if shard.recovering else m.EVICTED
         if not slots.store(slot, held, now_us):

@@ -57,7 +57,7 @@ class Recovery:
             if node.index in configuration.shard_groups[shard.number].members:
                 self._waiting.append(shard)
             else:
-                shard.recovering = False
+                node.slots.activate(shard)
         self._active: dict[int, _ShardRecovery] = {}
         self._routes: dict[int, tuple[int, int]] = {}  # request id -> (shard, peer)
         self._next_id = first_id
@@ -169,7 +169,7 @@ class Recovery:
                 self._recover(slot, reports, now_us)
         else:
             self.abandoned_count += 1
-        active.shard.recovering = False
+        self.node.slots.activate(active.shard)
 
     def _recover(self, slot: bytes, reports: list[_PeerReport], now_us: int) -> None:
         node = self.node

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -17,6 +17,9 @@ from quorumcache.core import merkle
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
 from quorumcache.core.model import Entry, Header, header_expires_at, header_is_delete
+
+if TYPE_CHECKING:
+    from quorumcache.core.journal import Journal
 
 #: What one entry costs beside its header, salt and value: measured by bench/memory.py, rounded up.
 ENTRY_OVERHEAD_BYTES: Final = 480
@@ -88,7 +91,8 @@ class Slots:
     """All slots of one node.
 
     `bytes_max` bounds what entries cost (their bytes and a constant each), `promises_max` the open promises.
-    `promise_age_us` is when a promise may be dropped: 2 max_skew + op_time.
+    `promise_age_us` is when a promise may be dropped: 2 max_skew + op_time. Where there is a `journal`, every change is
+    noted in it. While `frozen` is true storage takes nothing: no entry comes or goes, no promise is made or dropped.
     """
 
     def __init__(
@@ -103,6 +107,8 @@ class Slots:
         self.configuration = configuration
         self.bytes_max = bytes_max
         self.promises_max = promises_max
+        self.journal: Journal | None = None
+        self.frozen = False
         self.bytes_used = 0
         self.evicted_count = 0
         self.reaped_count = 0
@@ -130,6 +136,14 @@ class Slots:
             shard.floor_us = time_us
             if time_us > self.floor_max_us:
                 self.floor_max_us = time_us
+            if self.journal is not None:
+                self.journal.shards[shard.number] = shard
+
+    def activate(self, shard: Shard) -> None:
+        """End a shard's recovery."""
+        shard.recovering = False
+        if self.journal is not None:
+            self.journal.shards[shard.number] = shard
 
     # --- promises ---
 
@@ -137,6 +151,8 @@ class Slots:
         """Record a promise; the caller has checked the bounds."""
         slot = promise.header.slot
         here = self.open.get(slot)
+        if self.journal is not None:
+            self.journal.promises.setdefault(slot, tuple(here or ()))
         if here is None:
             self.open[slot] = [promise]
         else:
@@ -148,6 +164,8 @@ class Slots:
         here = self.open.get(slot)
         if here is None:
             return
+        if self.journal is not None:
+            self.journal.promises.setdefault(slot, tuple(here))
         promises = self.promises
         kept = []
         for promise in here:
@@ -164,6 +182,8 @@ class Slots:
         """Drop a promise without its entry: raises the floor to its stamp's time (protocol 3)."""
         slot = promise.header.slot
         here = self.open[slot]
+        if self.journal is not None:
+            self.journal.promises.setdefault(slot, tuple(here))
         here.remove(promise)
         if not here:
             del self.open[slot]
@@ -174,6 +194,8 @@ class Slots:
     def drop_old_promises(self, now_us: int, count_max: int) -> int:
         """Drop at most `count_max` promises that are old enough, oldest first; returns how many."""
         dropped = 0
+        if self.frozen:
+            return 0
         while dropped < count_max and self.promises:
             promise = next(iter(self.promises))
             if promise.recorded_us + self.promise_age_us >= now_us:
@@ -186,6 +208,8 @@ class Slots:
 
     def store(self, slot: bytes, held: Held, now_us: int) -> bool:
         """Make `held` current. False where the node is full and nothing in it is old enough to go."""
+        if self.frozen:
+            return False
         before = self.current.get(slot)
         cost = len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES
         if before is not None:
@@ -195,25 +219,62 @@ class Slots:
             self._release(held.batch)
             return False
         self.bytes_used += cost
+        if self.journal is not None:
+            self.journal.entries.setdefault(slot, before)
         if before is None:
             self.shard(slot).slots[slot] = None
         else:
             self._release(before.batch)
+        self._place(slot, held)
+        return True
+
+    def _place(self, slot: bytes, held: Held) -> None:
         self.current[slot] = held
         header = held.header
         expires_at = header_expires_at(header)
         if expires_at or header_is_delete(header):
             self._schedule_reap(slot, held.stamp, max(expires_at, held.time_us) + self.age_us)
-        return True
 
     def drop(self, slot: bytes) -> None:
         """Drop a current entry, as eviction and reaping do: raises the shard's floor to its stamp's time."""
+        held = self._remove(slot)
+        if self.journal is not None:
+            self.journal.entries.setdefault(slot, held)
+        self.raise_floor(self.shard(slot), held.time_us)
+
+    def _remove(self, slot: bytes) -> Held:
         held = self.current.pop(slot)
         self.bytes_used -= len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES
         self._release(held.batch)
-        shard = self.shard(slot)
-        del shard.slots[slot]
-        self.raise_floor(shard, held.time_us)
+        del self.shard(slot).slots[slot]
+        return held
+
+    # --- what storage does: it loads what it has, and puts back what it could not write (none of it is noted) ---
+
+    def put_back(self, slot: bytes, held: Held | None) -> None:
+        """Make `held` current, or nothing, whatever is there, however full the node is, and without raising a floor."""
+        if slot in self.current:
+            self._remove(slot)
+        if held is not None:
+            self._hold(held.batch)
+            self.bytes_used += len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES
+            self.shard(slot).slots[slot] = None
+            self._place(slot, held)
+
+    def put_back_promises(self, slot: bytes, promises: Sequence[Promise]) -> None:
+        """Make these the slot's open promises."""
+        for promise in self.open.pop(slot, ()):
+            del self.promises[promise]
+        if promises:
+            self.open[slot] = list(promises)
+            self.promises.update(dict.fromkeys(promises))
+
+    def put_back_shard(self, number: int, floor_us: int, recovering: bool) -> None:
+        """Set a shard's floor, where that raises it, and its state."""
+        shard = self.shards[number]
+        shard.floor_us = max(shard.floor_us, floor_us)
+        shard.recovering = recovering
+        self.floor_max_us = max(self.floor_max_us, floor_us)
 
     def _hold(self, batch: Batch) -> None:
         if not batch.held_count:
@@ -224,12 +285,14 @@ class Slots:
         batch.held_count -= 1
         if not batch.held_count:
             self.bytes_used -= _batch_cost(batch)
+            if self.journal is not None:
+                self.journal.released.append(batch)
 
     def make_room(self, cost: int, now_us: int, keep: bytes | None = None) -> bool:
         """Evict until `cost` more bytes fit; only what is older than 2 max_skew goes, and nothing of a recovering
         shard. Walks the shards in turn, and in each takes the oldest of the first few; those that are too young to go
         make place for the next look."""
-        if cost > self.bytes_max:
+        if cost > self.bytes_max or self.frozen:
             return False
         if now_us < self._look_again_us and self.bytes_used + cost > self.bytes_max:
             return False
@@ -278,7 +341,9 @@ class Slots:
     def reap(self, now_us: int, count_max: int) -> int:
         """Drop at most `count_max` expired entries and tombstones whose time has come; returns how many."""
         reaped = 0
-        waiting = []
+        waiting: list[tuple[int, bytes, bytes]] = []
+        if self.frozen:
+            return 0
         while reaped < count_max and self._reap and self._reap[0][0] < now_us:
             _, slot, stamp = heapq.heappop(self._reap)
             held = self.current.get(slot)
