@@ -128,7 +128,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def write_json(path: Path | None, figures: dict[str, float | int | str]) -> None:
-    """Write the figures as one flat object."""
+def write_json(path: Path | None, figures: dict[str, Any]) -> None:
+    """Write the figures as one object."""
     if path is not None:
         path.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
