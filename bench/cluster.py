@@ -40,7 +40,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def make_cluster(f: int) -> tuple[SignedConfiguration, list[SigningKey], SigningKey]:
+def make_cluster(f: int, *, tls: bool = True) -> tuple[SignedConfiguration, list[SigningKey], SigningKey]:
     """A signed configuration for 3f+1 nodes on loopback, the nodes' keys, and a writer's key."""
     count = 3 * f + 1
     keys = [SigningKey.generate() for _ in range(count)]
@@ -56,6 +56,7 @@ def make_cluster(f: int) -> tuple[SignedConfiguration, list[SigningKey], Signing
         grace_us=200_000,
         valid_until_us=0,
         oldest_epoch=1,
+        tls=tls,
         admins=(admin.public,),
         admins_needed=1,
         nodes=tuple(
@@ -92,9 +93,9 @@ def _node_process(configuration: Configuration, seed: bytes, ready: Event, stop:
 
 
 @contextmanager
-def running_cluster(f: int = 1) -> Iterator[tuple[SignedConfiguration, SigningKey, list[int]]]:
+def running_cluster(f: int = 1, *, tls: bool = True) -> Iterator[tuple[SignedConfiguration, SigningKey, list[int]]]:
     """A cluster of node processes: (its signed configuration, a writer's key, the processes' ids)."""
-    signed, keys, writer = make_cluster(f)
+    signed, keys, writer = make_cluster(f, tls=tls)
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     processes = []
@@ -125,6 +126,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there, as one flat object")
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="how long each measurement takes")
+    parser.add_argument("--no-tls", dest="tls", action="store_false", help="sessions without encryption")
     return parser
 
 

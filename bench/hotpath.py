@@ -1,10 +1,10 @@
-"""The hot path on one machine: 4 node processes, one client process, loopback, no TLS.
+"""The hot path on one machine: 4 node processes, one client process, loopback, TLS unless --no-tls.
 
 Prints p50 and p99 of single operations and throughput at 1, 64 and 256 concurrent tasks, for get and set of 128-byte
 values; the same for get_many and set_many of 64 and 512; then the floor: what signing, verifying and hashing alone cost
 per operation, counted.
 
-    python bench/hotpath.py [--seconds S] [--json PATH]
+    python bench/hotpath.py [--seconds S] [--no-tls] [--json PATH]
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def floor(figures: Figures) -> None:
 def main() -> None:
     """Measure and print."""
     options = arguments(__doc__ or "").parse_args()
-    with running_cluster(f=1) as (signed, writer, _):
+    with running_cluster(f=1, tls=options.tls) as (signed, writer, _):
         figures = run_loop(measure(signed, writer, options.seconds))
     floor(figures)
     write_json(options.json, figures)

@@ -18,6 +18,7 @@ import aiohttp
 from bench.cluster import arguments, run_loop, running_cluster, write_json
 from quorumcache.client import Client
 from quorumcache.core.config import SignedConfiguration
+from quorumcache.net.tls import NodePin
 from quorumcache.wire.keys import SigningKey
 
 BATCH = 64
@@ -34,7 +35,7 @@ async def accounted_bytes(signed: SignedConfiguration) -> list[int]:
     sizes = []
     async with aiohttp.ClientSession() as http:
         for node in signed.configuration.nodes:
-            async with http.get(f"http://{node.address}/v1/status") as response:
+            async with http.get(f"https://{node.address}/v1/status", ssl=NodePin(node)) as response:
                 sizes.append((await response.json())["bytes_used"])
     return sizes
 

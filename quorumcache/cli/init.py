@@ -37,6 +37,10 @@ def init(
     max_skew_ms: Annotated[int, typer.Option(help="The most by which the nodes' clocks differ.")] = 1000,
     op_time_ms: Annotated[int, typer.Option(help="How long an operation may take.")] = 5000,
     shards: Annotated[int, typer.Option(help="Shards that keys are spread over.")] = 1024,
+    tls: Annotated[
+        bool,
+        typer.Option("--tls/--no-tls", help="Sessions over TLS 1.3; without it, whoever is on the way reads all."),
+    ] = True,
 ) -> None:
     """Found a cluster: write DIR/cluster.toml, signed, and a key file per node, writer and administrator.
 
@@ -71,6 +75,7 @@ def init(
         op_time_us=1000 * op_time_ms,
         grace_us=min(200_000, 1000 * op_time_ms),
         shards=shards,
+        tls=tls,
     )
     file = founded.write(directory)
     configuration = founded.configuration

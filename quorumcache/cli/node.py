@@ -86,7 +86,7 @@ async def _run(running: RunningNode, watch_stdin: bool) -> None:
     import logging
 
     from quorumcache.cli.loops import end_of_service, words_of
-    from quorumcache.core.config import warnings_of
+    from quorumcache.core.config import is_loopback, warnings_of
     from quorumcache.errors import Misuse
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
@@ -95,6 +95,8 @@ async def _run(running: RunningNode, watch_stdin: bool) -> None:
     name, configuration, server = running.info.name, running.configuration, running.server
     for warning in warnings_of(configuration):
         log.warning("%s", warning)
+    if not configuration.tls and not is_loopback(server.host):
+        log.warning("%s listens without TLS on %s: whoever is on the way reads keys and values", name, server.host)
     try:
         await running.start()
     except OSError as problem:
@@ -106,10 +108,11 @@ async def _run(running: RunningNode, watch_stdin: bool) -> None:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     log.info(
-        "%s listens on %s port %d: cluster %s, epoch %d, f %d, %s of memory for entries",
+        "%s listens on %s port %d%s: cluster %s, epoch %d, f %d, %s of memory for entries",
         name,
         server.host,
         server.port,
+        " over TLS" if configuration.tls else " without TLS",
         configuration.cluster_id,
         configuration.epoch,
         configuration.f,

@@ -41,6 +41,9 @@ def up(
         ),
     ] = None,
     with_http: Annotated[bool, typer.Option("--http/--no-http", help="Serve HTTP for curl too.")] = True,
+    tls: Annotated[
+        bool, typer.Option("--tls/--no-tls", help="Sessions over TLS 1.3; a cluster that is there keeps what it has.")
+    ] = True,
 ) -> None:
     """Run a cluster on this machine until Ctrl-C: 3f+1 node processes on loopback, entries in memory.
 
@@ -53,13 +56,13 @@ def up(
     from quorumcache.cli.loops import run_loop
 
     if directory is not None:
-        run_loop(_up(directory.resolve(), f, base_port, with_http))
+        run_loop(_up(directory.resolve(), f, base_port, with_http, tls))
         return
     with tempfile.TemporaryDirectory(prefix="quorumcache-", ignore_cleanup_errors=True) as temporary:
-        run_loop(_up(Path(temporary).resolve(), f, base_port, with_http))
+        run_loop(_up(Path(temporary).resolve(), f, base_port, with_http, tls))
 
 
-def _cluster_in(directory: Path, f: int, base_port: int | None) -> SignedConfiguration:
+def _cluster_in(directory: Path, f: int, base_port: int | None, tls: bool) -> SignedConfiguration:
     """The cluster that is kept in a directory, or a new one there."""
     from quorumcache.errors import Misuse
     from quorumcache.wire.founding import cluster_file_of, found_cluster, node_key_path, read_cluster_file
@@ -68,7 +71,11 @@ def _cluster_in(directory: Path, f: int, base_port: int | None) -> SignedConfigu
         count = 3 * f + 1
         ports = list(range(base_port, base_port + count)) if base_port is not None else _free_ports(count)
         founded = found_cluster(
-            f=f, addresses=[f"127.0.0.1:{port}" for port in ports], max_skew_us=MAX_SKEW_US, cluster_id="local"
+            f=f,
+            addresses=[f"127.0.0.1:{port}" for port in ports],
+            max_skew_us=MAX_SKEW_US,
+            cluster_id="local",
+            tls=tls,
         )
         founded.write(directory)
         return founded.signed
@@ -79,6 +86,9 @@ def _cluster_in(directory: Path, f: int, base_port: int | None) -> SignedConfigu
     kept = [int(node.address.rpartition(":")[2] or 0) for node in signed.configuration.nodes]
     if base_port is not None and base_port != kept[0]:
         raise Misuse(f"the cluster in {directory} has its first node on port {kept[0]}: leave --base-port out")
+    if signed.configuration.tls != tls:
+        stays = "TLS" if signed.configuration.tls else "no TLS"
+        typer.secho(f"The cluster in {directory} has {stays}; that stays.", err=True)
     if signed.configuration.f != f:
         typer.secho(f"The cluster in {directory} is of f = {signed.configuration.f}; that stays.", err=True)
     return signed
@@ -96,7 +106,7 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-async def _up(directory: Path, f: int, base_port: int | None, with_http: bool) -> None:
+async def _up(directory: Path, f: int, base_port: int | None, with_http: bool, tls: bool) -> None:
     import asyncio
 
     from quorumcache.cli.children import Children
@@ -106,7 +116,7 @@ async def _up(directory: Path, f: int, base_port: int | None, with_http: bool) -
     from quorumcache.wire.founding import cluster_file_of
 
     end = end_of_service()
-    signed = _cluster_in(directory, f, base_port)
+    signed = _cluster_in(directory, f, base_port, tls)
     nodes = signed.configuration.nodes
     cluster = cluster_file_of(directory)
     writer = key_path(cluster, None)
@@ -189,8 +199,9 @@ def _explain(directory: Path, cluster: Path, writer: Path, signed: SignedConfigu
         f"\n[bold green]{count} nodes are up[/bold green] and take writes; "
         f"up to {configuration.f} of them may lie or fail. Ctrl-C stops them.\n"
     )
+    scheme = "https" if configuration.tls else "http"
     for node in configuration.nodes:
-        console.print(f"  {escape(node.name)}    [dim]http://[/dim]{escape(node.address)}[dim]/v1/status[/dim]")
+        console.print(f"  {escape(node.name)}    [dim]{scheme}://[/dim]{escape(node.address)}[dim]/v1/status[/dim]")
     if http_port:
         console.print(f"  HTTP  [dim]http://[/dim]127.0.0.1:{http_port}[dim]/v1/NAMESPACE/KEY[/dim]")
     console.print("\n[bold]Python[/bold]  (in Jupyter too)\n")

@@ -96,13 +96,21 @@ class Client:
         "json", "msgpack", "pickle", or an object with `dumps` and `loads`. `timeout`: seconds to wait for enough nodes.
         `compress`: offer compression of large frames.
 
-        Raises ConfigurationError, KeyFileError, Misuse for wrong arguments; Unavailable where too few nodes answer.
+        Raises ConfigurationError, KeyFileError, Misuse for wrong arguments; PermissionDenied where the cluster does not
+        know the key; Unavailable where too few nodes answer.
         """
         signed = load_cluster(cluster)
         configuration = signed.configuration
         namespace = _namespace_in(configuration, namespace)
         if key is not None and not isinstance(key, SigningKey):
             key = read_key_file(Path(key), role="writer")
+        if key is not None and not configuration.is_client(key.public):
+            # Each node would refuse the session for it.
+            raise PermissionDenied(
+                f"the key {key.public.hex()} is none of the {len(configuration.writers)} writers' of cluster "
+                f"{configuration.cluster_id}, epoch {configuration.epoch}: use a key file that was made for this "
+                "cluster, or have its administrators add the key"
+            )
         engine = Engine(configuration, key, compress=compress)
         client = cls(engine, signed, namespace, serializer_of(serializer))
         try:

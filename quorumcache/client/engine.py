@@ -86,6 +86,7 @@ class Engine:
                 self._http,
                 on_replies=self._on_replies,
                 on_change=self._on_change,
+                key=self.key,
                 compress=self._compress,
             )
             self.links[info.index] = link

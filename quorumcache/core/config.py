@@ -24,6 +24,7 @@ from quorumcache.core.config_model import (
     SignedConfiguration,
     WriterInfo,
     canonical,
+    is_loopback,
     to_document,
     warnings_of,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "WriterInfo",
     "canonical",
     "from_document",
+    "is_loopback",
     "parse_toml",
     "to_document",
     "to_toml",
@@ -68,6 +70,7 @@ def from_document(document: dict[str, object]) -> Configuration:
         grace_us=top.integer("grace_us", US // 5),
         valid_until_us=top.integer("valid_until_us", 0),
         oldest_epoch=top.integer("oldest_epoch", 1),
+        tls=top.boolean("tls", True),
         admins=tuple(_hex(key, at) for key, at in top.texts("admins", ADMINS_MAX)),
         admins_needed=top.integer("admins_needed"),
         nodes=tuple(_node(index, table) for index, table in enumerate(top.tables("nodes", NODES_MAX))),
@@ -115,6 +118,7 @@ _COMMENTS = {
     "grace_us": "how long to wait for more answers once a quorum has answered",
     "valid_until_us": "since 1970; 0 = no end",
     "oldest_epoch": "certificates of earlier epochs no longer count",
+    "tls": "false: nothing is encrypted; for closed networks and benchmarks only",
     "admins_needed": "signatures needed: more than half of the administrators",
 }
 
@@ -138,7 +142,7 @@ def to_toml(signed: SignedConfiguration) -> str:
 
 
 def _toml(value: object) -> str:
-    # The values are integers and printable ASCII strings, whose JSON form is their TOML form.
+    # The values are integers, booleans and printable ASCII strings, whose JSON form is their TOML form.
     if isinstance(value, list):
         items = [_toml(item) for item in value]
         line = f"[{', '.join(items)}]"
@@ -213,6 +217,12 @@ class _Table:
             raise self.error(name, f"{_kind(value)}; an integer is needed")
         if abs(value) >> 64:
             raise self.error(name, "the number is too large; at most 63 bits")
+        return value
+
+    def boolean(self, name: str, default: object = _MISSING) -> bool:
+        value = self.get(name, default)
+        if not isinstance(value, bool):
+            raise self.error(name, f"{_kind(value)}; true or false is needed")
         return value
 
     def data(self, name: str) -> bytes:

@@ -96,8 +96,8 @@ class Group:
 class Configuration:
     """A cluster configuration (protocol 9): valid by construction, or ConfigurationError says what is not.
 
-    `previous` is the digest of the predecessor, None only at epoch 1. `valid_until_us` 0 means no end. Two
-    are equal when their digests are.
+    `previous` is the digest of the predecessor, None only at epoch 1. `valid_until_us` 0 means no end. `tls`: whether
+    sessions run over TLS 1.3; without it, whoever is on the way reads everything. Two are equal when their digests are.
     """
 
     cluster_id: str
@@ -115,6 +115,7 @@ class Configuration:
     grace_us: int = US // 5
     valid_until_us: int = 0
     oldest_epoch: int = 1
+    tls: bool = True
 
     def __post_init__(self) -> None:
         _check(self)
@@ -219,6 +220,14 @@ class Configuration:
         """The node that holds this public key, or None."""
         return self._nodes_by_key.get(key)
 
+    @cached_property
+    def _clients(self) -> frozenset[bytes]:
+        return frozenset(writer.key for writer in self.writers) | frozenset(self._nodes_by_key)
+
+    def is_client(self, key: bytes) -> bool:
+        """Whether the key is a writer's, of whatever status, or a node's: one that a session may be opened with."""
+        return key in self._clients
+
     def namespace(self, name: bytes) -> NamespaceInfo | None:
         """The namespace of this name, or None."""
         return self._namespaces_by_name.get(name)
@@ -273,7 +282,12 @@ class SignedConfiguration:
 
 
 def to_document(config: Configuration) -> dict[str, object]:
-    """The configuration as dicts, lists, strings and integers, all fields present; bytes as lowercase hex."""
+    """The configuration as dicts, lists, strings, integers and booleans; bytes as lowercase hex.
+
+    All fields are present but those that came after the first format and have their default: so a configuration that
+    does not use them keeps its digest.
+    """
+    later: dict[str, object] = {} if config.tls else {"tls": False}
     return {
         "cluster_id": config.cluster_id,
         "epoch": config.epoch,
@@ -285,6 +299,7 @@ def to_document(config: Configuration) -> dict[str, object]:
         "grace_us": config.grace_us,
         "valid_until_us": config.valid_until_us,
         "oldest_epoch": config.oldest_epoch,
+        **later,
         "admins": [key.hex() for key in config.admins],
         "admins_needed": config.admins_needed,
         "nodes": [
@@ -315,6 +330,12 @@ def canonical(config: Configuration) -> bytes:
 def warnings_of(config: Configuration) -> list[str]:
     """What is allowed and yet worth saying to whoever starts a node or client with this configuration."""
     found = []
+    remote = [node.name for node in config.nodes if not is_loopback(node.address.rpartition(":")[0])]
+    if not config.tls and remote:
+        found.append(
+            f"tls = false, and {', '.join(remote[:5])}{' ...' if len(remote) > 5 else ''} can be reached from "
+            "elsewhere: keys and values travel readable. For closed networks and benchmarks only."
+        )
     if config.f == 0:
         found.append("f = 0: no node may be faulty, and one that lies is believed. For development only.")
     zones = {node.zone for node in config.nodes}
@@ -329,6 +350,12 @@ def warnings_of(config: Configuration) -> list[str]:
                 f"{config.f} members, so the loss of that zone stops them. Spread the nodes over more zones."
             )
     return found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the host: "localhost", 127.0.0.0/8 or ::1. An empty one reaches nobody."""
+    host = host.strip("[]").lower()
+    return host in ("", "localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
 
 
 def _error(field: str, problem: str) -> ConfigurationError:

@@ -16,6 +16,7 @@ from quorumcache.core.config import Configuration
 from quorumcache.core.messages import AnyReply, Request
 from quorumcache.net.link import Link
 from quorumcache.wire import codec
+from quorumcache.wire.keys import SigningKey
 
 #: What links share: one connection pool.
 Http = aiohttp.ClientSession
@@ -42,13 +43,15 @@ def send_all(links: dict[int, Link], outbox: Iterable[tuple[tuple[int, ...], Req
 
 
 class Peers:
-    """Sessions with the given nodes, as an async context manager. Replies go to `on_reply(node, reply)`."""
+    """Sessions with the given nodes under this side's key, as an async context manager. Replies go to
+    `on_reply(node, reply)`."""
 
-    def __init__(self, configuration: Configuration, nodes: Sequence[int]) -> None:
+    def __init__(self, configuration: Configuration, nodes: Sequence[int], key: SigningKey) -> None:
         self.on_reply: Callable[[int, AnyReply], None] = lambda _node, _reply: None
         self.links: dict[int, Link] = {}
         self._configuration = configuration
         self._nodes = nodes
+        self._key = key
         self._http: aiohttp.ClientSession | None = None
         self._event = asyncio.Event()
 
@@ -61,6 +64,7 @@ class Peers:
                 self._http,
                 on_replies=self._on_replies,
                 on_change=self._on_change,
+                key=self._key,
             )
             self.links[node] = link
             link.start()

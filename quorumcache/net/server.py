@@ -15,14 +15,17 @@ from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp import web
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from quorumcache.core.config import Configuration
 from quorumcache.core.messages import Reply, Request
+from quorumcache.net import tls
 from quorumcache.net.listening import Listener
 from quorumcache.wire import codec
 from quorumcache.wire import handshake as h
 from quorumcache.wire.codec import Unreadable
 from quorumcache.wire.frame import FRAME_BYTES_MAX
+from quorumcache.wire.keys import SigningKey
 
 SESSIONS_MAX: Final = 1024
 CREDIT_BYTES: Final = 16 << 20
@@ -50,15 +53,14 @@ class Handler(Protocol):
 class NodeServer:
     """Serves a node's sessions at `host:port` (port 0: any free one; `port` says which).
 
-    `sign` signs with the node's key, `public` is that key. `wrap`, for tests, may delay frames on
+    `key` is the node's. Over TLS unless the configuration says otherwise. `wrap`, for tests, may delay frames on
     their way out, replace their bytes, or (with None) lose them.
     """
 
     def __init__(
         self,
         configuration: Configuration,
-        public: bytes,
-        sign: Callable[[bytes], bytes],
+        key: SigningKey,
         handler: Handler,
         *,
         host: str,
@@ -67,13 +69,18 @@ class NodeServer:
         sessions_max: int = SESSIONS_MAX,
         wrap: Callable[[bytes], Awaitable[bytes | None]] | None = None,
     ) -> None:
-        self._listener = Listener(host, port)
+        self._binding = b""
+        context = None
+        if configuration.tls:
+            certificate = tls.certificate_of(key)
+            context = tls.server_context(key, certificate)
+            self._binding = tls.binding_of(certificate.public_bytes(Encoding.DER))
+        self._listener = Listener(host, port, context=context)
         self.sessions_count = 0
         self.sessions_refused_count = 0
         self.sessions_broken_count = 0
         self._configuration = configuration
-        self._public = public
-        self._sign = sign
+        self._key = key
         self._handler = handler
         self._compress = compress
         self._sessions_max = sessions_max
@@ -158,13 +165,10 @@ class NodeServer:
                 await websocket.close(code=code, message=reason.encode()[:120])
 
     async def _open(self, websocket: web.WebSocketResponse) -> h.Channel | None:
-        async with asyncio.timeout(HELLO_S_MAX):
-            message = await websocket.receive()
-        if message.type is not aiohttp.WSMsgType.BINARY:
-            if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
-                return None
-            raise Unreadable("a session opens with a binary message")
-        hello = h.read_hello(message.data)
+        opening = await self._first(websocket)
+        if opening is None:
+            return None
+        hello = h.read_hello(opening)
         refusal = self._refusal(hello)
         if refusal is not None:
             self.sessions_refused_count += 1
@@ -172,16 +176,39 @@ class NodeServer:
             await websocket.close()
             return None
         channel, answer = h.welcome(
-            message.data,
+            opening,
             hello,
-            self._sign,
+            self._key.sign,
             os.urandom(32),
             clock_us=self._handler.clock_us(),
             credit_bytes=CREDIT_BYTES,
             compress=self._compress,
+            binding=self._binding,
         )
         await websocket.send_bytes(answer)
+        if hello.client:
+            message = await self._first(websocket)
+            if message is None:
+                return None
+            try:
+                h.check_proof(message, hello, channel)
+            except h.WrongKey:
+                self.sessions_refused_count += 1
+                reason = "the client did not prove its key " + hello.client.hex()
+                await self._close(websocket, aiohttp.WSCloseCode.POLICY_VIOLATION, reason)
+                return None
         return channel
+
+    async def _first(self, websocket: web.WebSocketResponse) -> bytes | None:
+        """One of the messages that a client opens with; None where it leaves instead."""
+        async with asyncio.timeout(HELLO_S_MAX):
+            message = await websocket.receive()
+        if message.type is aiohttp.WSMsgType.BINARY:
+            data: bytes = message.data
+            return data
+        if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
+            return None
+        raise Unreadable("a session opens with a binary message")
 
     def _refusal(self, hello: h.Hello) -> bytes | None:
         mine = self._configuration
@@ -194,9 +221,15 @@ class NodeServer:
                 f"{hello.configuration.hex()[:16]}: whoever has the lower epoch must load the newer configuration"
             )
             return h.refusal(h.OTHER_CONFIGURATION, detail)
-        if hello.node != self._public:
-            detail = f"the client expects node key {hello.node.hex()}, this node's is {self._public.hex()}"
+        if hello.node != self._key.public:
+            detail = f"the client expects node key {hello.node.hex()}, this node's is {self._key.public.hex()}"
             return h.refusal(h.OTHER_KEY, detail)
+        if hello.client and not mine.is_client(hello.client):
+            detail = (
+                f"the key {hello.client.hex()} is none of the {len(mine.writers)} writers' of epoch {mine.epoch}: "
+                "use a key file that was made for this cluster, or have its administrators add the key"
+            )
+            return h.refusal(h.UNKNOWN_CLIENT, detail)
         return None
 
     async def _serve(self, websocket: web.WebSocketResponse, channel: h.Channel) -> None:

@@ -1,6 +1,7 @@
 """Ask all nodes of a cluster for their status at once.
 
-What a node says of itself is not proven: it is for people to look at, and for nothing else to rest on. Knows aiohttp;
+That the node says it is proven, over TLS; what it says is not: it is for people to look at, and for nothing else to
+rest on. Knows aiohttp;
 must not know how it is shown.
 """
 
@@ -17,6 +18,7 @@ import aiohttp
 from quorumcache.core.config import Configuration, NodeInfo
 from quorumcache.net.link import words_of
 from quorumcache.net.peers import Http, open_http
+from quorumcache.net.tls import NodePin
 
 STATUS_BYTES_MAX: Final = 1 << 20
 
@@ -38,16 +40,18 @@ class NodeReport:
 async def survey(configuration: Configuration, *, timeout_s: float) -> list[NodeReport]:
     """Each node's status, in the order of the configuration; those that do not answer in time are told apart."""
     async with open_http() as http:
-        return list(await asyncio.gather(*(_ask(http, node, timeout_s) for node in configuration.nodes)))
+        return list(await asyncio.gather(*(_ask(http, configuration, node, timeout_s) for node in configuration.nodes)))
 
 
-async def _ask(http: Http, node: NodeInfo, timeout_s: float) -> NodeReport:
+async def _ask(http: Http, configuration: Configuration, node: NodeInfo, timeout_s: float) -> NodeReport:
     if not node.address:
         return NodeReport(node, None, "the cluster file has no address for it")
     sent_ns = time.monotonic_ns()
     try:
         async with asyncio.timeout(timeout_s):
-            async with http.get(f"http://{node.address}/v1/status", allow_redirects=False) as response:
+            url = f"{'https' if configuration.tls else 'http'}://{node.address}/v1/status"
+            check = NodePin(node) if configuration.tls else True
+            async with http.get(url, ssl=check, allow_redirects=False) as response:
                 code = response.status
                 body = await response.content.read(STATUS_BYTES_MAX)
                 while len(body) < STATUS_BYTES_MAX and (more := await response.content.read(STATUS_BYTES_MAX)):
@@ -55,7 +59,7 @@ async def _ask(http: Http, node: NodeInfo, timeout_s: float) -> NodeReport:
     except TimeoutError:
         return NodeReport(node, None, f"no answer within {timeout_s:g} s")
     except (aiohttp.ClientError, OSError, ValueError) as problem:
-        return NodeReport(node, None, words_of(problem) or type(problem).__name__)
+        return NodeReport(node, None, words_of(problem, tls=configuration.tls) or type(problem).__name__)
     round_trip_us = (time.monotonic_ns() - sent_ns) // 1000
     try:
         status = json.loads(body) if code == 200 else None

@@ -53,14 +53,14 @@ class RunningNode:
         own_host, _, own_port = info.address.rpartition(":")
         self.info = info
         self.configuration = configuration
+        self._key = key
         self._last_us = 0
         self.started_us = self.clock_us()
         self.verifier = Verifier(verify, [configuration])
         self.node = Node(configuration, info.index, key.sign, self.verifier, started_us=self.started_us, limits=limits)
         self.server = NodeServer(
             configuration,
-            key.public,
-            key.sign,
+            key,
             self,
             host=host if host is not None else own_host.strip("[]"),
             port=port if port is not None else int(own_port),
@@ -94,6 +94,7 @@ class RunningNode:
             "version": VERSION,
             "cluster_id": self.configuration.cluster_id,
             "epoch": self.configuration.epoch,
+            "tls": self.configuration.tls,
             "configuration": self.configuration.digest.hex(),
             "f": self.configuration.f,
             "storage": "memory",
@@ -160,7 +161,7 @@ class RunningNode:
             for peer in self._members(shard.number)
             if peer != self.info.index
         }
-        async with Peers(self.configuration, sorted(members)) as peers:
+        async with Peers(self.configuration, sorted(members), self._key) as peers:
             peers.on_reply = lambda peer, reply: recovery.receive(peer, reply, self.clock_us())
             await peers.up(len(members), wait_s_max=5.0)
             while not recovery.finished:

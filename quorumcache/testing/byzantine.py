@@ -342,7 +342,7 @@ class LyingNode(RunningNode):
     ) -> None:
         super().__init__(configuration, key)
         self.server = NodeServer(
-            configuration, key.public, key.sign, self, host=self.server.host, port=self.server.port, wrap=self._frame
+            configuration, key, self, host=self.server.host, port=self.server.port, wrap=self._frame
         )
         self._sign = key.sign
         self._change_s = change_s

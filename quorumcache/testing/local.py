@@ -48,7 +48,7 @@ class LocalCluster:
     `writers`: names, each with a key of its own. `byzantine`: node -> behaviour for nodes that lie from the start (see
     `quorumcache.testing.byzantine.NAMES`; "honest" is one, to be changed later). `max_skew`, `op_time`, `grace`:
     seconds; smaller than a real cluster's, so that tests do not wait. `change_s`: how long "changing" keeps a lie.
-    `bytes_max`: what entries may cost in each node.
+    `bytes_max`: what entries may cost in each node. `tls`: whether sessions are encrypted.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class LocalCluster:
         value_bytes_max: int = 1 << 20,
         bytes_max: int = 256 << 20,
         change_s: float = CHANGE_S,
+        tls: bool = True,
     ) -> None:
         count = 3 * f + 1
         self.f = f
@@ -81,6 +82,7 @@ class LocalCluster:
             max_skew_us=round(max_skew * 1e6),
             op_time_us=round(op_time * 1e6),
             grace_us=round(grace * 1e6),
+            tls=tls,
             admins=(admin.public,),
             admins_needed=1,
             nodes=tuple(

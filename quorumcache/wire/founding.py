@@ -89,6 +89,7 @@ def found_cluster(
     op_time_us: int = 5_000_000,
     grace_us: int = 200_000,
     shards: int = 1024,
+    tls: bool = True,
 ) -> Founded:
     """A cluster that does not exist yet, with fresh keys from the operating system and one administrator.
 
@@ -119,6 +120,7 @@ def found_cluster(
     configuration = Configuration(
         cluster_id=cluster_id,
         f=f,
+        tls=tls,
         admins=(admin.public,),
         admins_needed=1,
         nodes=tuple(

@@ -1,9 +1,10 @@
-"""The opening of a session: both sides agree on keys, and the node proves which node it is.
+"""The opening of a session: both sides agree on keys, and each proves who it is.
 
 The client sends a Hello with a fresh X25519 key, the node a Welcome with its own and its ed25519 signature over both
-messages. From the shared secret and both messages follow one key per direction, for the tags of frames: whoever is not
-the node cannot answer in its name, and nothing can be replayed into another session. Secrecy is TLS's part, not this
-one's. It must not know sockets or what is said afterwards.
+messages and the TLS certificate that it shows; the client, where it has a key, a Proof with its own signature over the
+same. From the shared secret and all of that follow one key per direction, for the tags of frames: whoever is not the
+node cannot answer in its name, and nothing can be replayed into another session or relayed over another connection.
+Secrecy is TLS's part, not this one's. It must not know sockets or what is said afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from quorumcache.wire.frame import Opener, Sealer
 from quorumcache.wire.keys import verify
 
 HANDSHAKE_BYTES_MAX: Final = 4096
-_TAG: Final = b"quorumcache session 1\x00"
+_TAG: Final = b"quorumcache session 2\x00"
+_CLIENT_TAG: Final = b"quorumcache client 1\x00"
 T = TypeVar("T")
 _Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
@@ -32,21 +34,24 @@ OTHER_CONFIGURATION: Final = 2
 OTHER_KEY: Final = 3
 TOO_MANY: Final = 4
 BAD_HELLO: Final = 5
+UNKNOWN_CLIENT: Final = 6
 
 
 class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True, forbid_unknown_fields=True):
-    """What a client opens with. `node` is the key it expects to find; `compress` offers compression of large frames."""
+    """What a client opens with. `node` is the key it expects to find; `compress` offers compression of large frames;
+    `client` is its own key, which it will prove, or empty for a client without one."""
 
     cluster_id: Annotated[str, Meta(max_length=64)]
     configuration: _Key
     node: _Key
     ephemeral: _Key
     compress: bool = False
+    client: Annotated[bytes, Meta(max_length=32)] = b""
 
 
 class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True, forbid_unknown_fields=True):
     """What a node answers: its fresh key, its clock in microseconds, and `credit_bytes`, how many bytes of requests it
-    takes that it has not answered; `compress` accepts the offer. `signature` covers both messages."""
+    takes that it has not answered; `compress` accepts the offer. `signature` covers both messages and the binding."""
 
     ephemeral: _Key
     clock_us: Annotated[int, Meta(ge=0, le=1 << 62)]
@@ -62,9 +67,16 @@ class Refused(msgspec.Struct, array_like=True, tag=3, frozen=True, forbid_unknow
     detail: Annotated[str, Meta(max_length=400)]
 
 
+class Proof(msgspec.Struct, array_like=True, tag=4, frozen=True, forbid_unknown_fields=True):
+    """What a client with a key sends next: its signature over what the node's covers."""
+
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 _hello: Final = msgspec.msgpack.Decoder(Hello)
 _answer: Final = msgspec.msgpack.Decoder(Welcome | Refused)
+_proof: Final = msgspec.msgpack.Decoder(Proof)
 
 
 class WrongKey(Exception):
@@ -72,25 +84,40 @@ class WrongKey(Exception):
 
 
 class Channel:
-    """The two directions of a session, as one side sees them."""
+    """The two directions of a session, as one side sees them. `claim` is what the client signs to prove its key."""
 
-    __slots__ = ("compress", "opener", "sealer")
+    __slots__ = ("claim", "compress", "opener", "sealer")
 
-    def __init__(self, send_key: bytes, receive_key: bytes, compress: bool) -> None:
+    def __init__(self, send_key: bytes, receive_key: bytes, compress: bool, claim: bytes) -> None:
         self.compress = compress
+        self.claim = claim
         self.sealer = Sealer(send_key, compress=compress)
         self.opener = Opener(receive_key, compress=compress)
 
 
 class Opening:
-    """The client's side: `hello` is what to send; `finish` takes the answer. `secret`: 32 random bytes, used once."""
+    """The client's side: `hello` is what to send; `finish` takes the answer; with a key, `proof` is what to send then.
+
+    `secret`: 32 random bytes, used once. `client`: the public key that will be proven, or empty. `binding`: what the
+    connection is bound to, the same on both sides: the hash of the node's TLS certificate; empty without TLS.
+    """
 
     def __init__(
-        self, cluster_id: str, configuration: bytes, node: bytes, secret: bytes, *, compress: bool = False
+        self,
+        cluster_id: str,
+        configuration: bytes,
+        node: bytes,
+        secret: bytes,
+        *,
+        compress: bool = False,
+        client: bytes = b"",
+        binding: bytes = b"",
     ) -> None:
         self._node = node
         self._secret = secret
-        self.hello: bytes = _encode(Hello(cluster_id, configuration, node, crypto_scalarmult_base(secret), compress))
+        self._binding = binding
+        ephemeral = crypto_scalarmult_base(secret)
+        self.hello: bytes = _encode(Hello(cluster_id, configuration, node, ephemeral, compress, client))
 
     def finish(self, data: bytes) -> tuple[Channel, Welcome] | Refused:
         """The session, or why the node refused. Raises Unreadable for what is neither, WrongKey where the node did not
@@ -98,16 +125,29 @@ class Opening:
         answer = _decode(_answer, data)
         if isinstance(answer, Refused):
             return answer
-        transcript = _transcript(self.hello, answer)
+        transcript = _transcript(self.hello, answer, self._binding)
         if not verify(self._node, _TAG + transcript, answer.signature):
             raise WrongKey
         to_node, to_client = _keys(self._secret, answer.ephemeral, transcript)
-        return Channel(to_node, to_client, answer.compress), answer
+        return Channel(to_node, to_client, answer.compress, _CLIENT_TAG + transcript), answer
+
+
+def proof(channel: Channel, sign: Callable[[bytes], bytes]) -> bytes:
+    """What a client sends to prove the key that its Hello named."""
+    return _encode(Proof(sign(channel.claim)))
+
+
+def check_proof(data: bytes, hello: Hello, channel: Channel) -> None:
+    """Raises Unreadable where this is no proof, WrongKey where it is not one of the key that the Hello named."""
+    if not verify(hello.client, channel.claim, _decode(_proof, data).signature):
+        raise WrongKey
 
 
 def read_hello(data: bytes) -> Hello:
     """The client's opening message. Raises Unreadable where it is not one."""
     hello = _decode(_hello, data)
+    if len(hello.client) not in (0, 32):
+        raise Unreadable(f"a client's key of {len(hello.client)} bytes")
     return hello
 
 
@@ -120,13 +160,14 @@ def welcome(
     clock_us: int,
     credit_bytes: int,
     compress: bool,
+    binding: bytes = b"",
 ) -> tuple[Channel, bytes]:
-    """The node's side: the session, and what to send. `secret`: 32 random bytes, used once."""
+    """The node's side: the session, and what to send. `secret`: 32 random bytes, used once; `binding` as in Opening."""
     unsigned = Welcome(crypto_scalarmult_base(secret), clock_us, credit_bytes, compress and hello.compress)
-    transcript = _transcript(hello_data, unsigned)
+    transcript = _transcript(hello_data, unsigned, binding)
     signed = msgspec.structs.replace(unsigned, signature=sign(_TAG + transcript))
     to_node, to_client = _keys(secret, hello.ephemeral, transcript)
-    return Channel(to_client, to_node, unsigned.compress), _encode(signed)
+    return Channel(to_client, to_node, unsigned.compress, _CLIENT_TAG + transcript), _encode(signed)
 
 
 def refusal(code: int, detail: str) -> bytes:
@@ -134,9 +175,10 @@ def refusal(code: int, detail: str) -> bytes:
     return _encode(Refused(code, detail[:400]))
 
 
-def _transcript(hello: bytes, answer: Welcome) -> bytes:
+def _transcript(hello: bytes, answer: Welcome, binding: bytes) -> bytes:
     unsigned = _encode(msgspec.structs.replace(answer, signature=b""))
-    return blake2b(len(hello).to_bytes(4, "big") + hello + unsigned, digest_size=32).digest()
+    lengths = len(hello).to_bytes(4, "big") + len(binding).to_bytes(4, "big")
+    return blake2b(lengths + hello + binding + unsigned, digest_size=32).digest()
 
 
 def _keys(secret: bytes, ephemeral: bytes, transcript: bytes) -> tuple[bytes, bytes]:

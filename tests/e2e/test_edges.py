@@ -14,8 +14,8 @@ from quorumcache.core.outcome import Found
 from quorumcache.errors import InvalidKey, InvalidValue, Misuse, QuorumCacheError, Unavailable
 from quorumcache.testing import LocalCluster
 from quorumcache.wire import codec
-from quorumcache.wire.handshake import Channel, Opening
 from quorumcache.wire.keys import SigningKey
+from tests.raw import open_session, opening_for, websocket_to
 
 
 def _kinds_of_tasks() -> set[str]:
@@ -44,10 +44,12 @@ async def test_another_cluster_epoch_or_key_is_a_clear_error_at_the_handshake() 
             await _connect(_changed(cluster, epoch=2, previous=cluster.configuration.digest))
         # Configurations that agree, and yet another node at this address: by hand, since a client would need both.
         node, other = cluster.configuration.nodes[0], cluster.configuration.nodes[1]
-        opening = Opening("local", cluster.configuration.digest, other.key, os.urandom(32))
-        async with aiohttp.ClientSession() as http, http.ws_connect(f"http://{node.address}/v1/session") as websocket:
+        async with aiohttp.ClientSession() as http:
+            websocket, binding = await websocket_to(http, cluster.configuration, node)
+            opening = opening_for(cluster.configuration, binding, other)
             await websocket.send_bytes(opening.hello)
             refused = opening.finish((await websocket.receive()).data)
+            await websocket.close()
         assert "the client expects node key" in getattr(refused, "detail", "")
 
 
@@ -67,21 +69,9 @@ async def test_keys_values_and_batches_over_their_bounds_are_refused_before_anyt
         assert await client.get("k" * 1024) == bytes(1000)
 
 
-async def _session(
-    cluster: LocalCluster, http: aiohttp.ClientSession
-) -> tuple[aiohttp.ClientWebSocketResponse, Channel]:
-    node, configuration = cluster.configuration.nodes[0], cluster.configuration
-    opening = Opening(configuration.cluster_id, configuration.digest, node.key, os.urandom(32))
-    websocket = await http.ws_connect(f"http://{node.address}/v1/session", max_msg_size=16 << 20)
-    await websocket.send_bytes(opening.hello)
-    opened = opening.finish((await websocket.receive()).data)
-    assert isinstance(opened, tuple)
-    return websocket, opened[0]
-
-
 async def test_a_replayed_frame_ends_its_session_only() -> None:
     async with LocalCluster() as cluster, await cluster.client() as client, aiohttp.ClientSession() as http:
-        websocket, channel = await _session(cluster, http)
+        websocket, channel = await open_session(http, cluster.configuration)
         frame = channel.sealer.seal(codec.join([codec.encode(m.Ping(1, cluster.configuration.digest))]))
         await websocket.send_bytes(frame)
         assert isinstance(codec.decode_replies(channel.opener.open((await websocket.receive()).data))[0], m.Pong)
@@ -140,7 +130,7 @@ async def test_a_client_that_reads_no_replies_is_not_read_from_and_costs_no_memo
     async with LocalCluster() as cluster, await cluster.client() as client, aiohttp.ClientSession() as http:
         await client.set("large", bytes(1 << 20))
         slot = client._slot("large")
-        websocket, channel = await _session(cluster, http)
+        websocket, channel = await open_session(http, cluster.configuration)
         # Read nothing: the socket's buffers fill, then the node's send waits.
         transport = websocket._conn.transport if websocket._conn is not None else None  # type: ignore[attr-defined]
         assert isinstance(transport, asyncio.Transport)

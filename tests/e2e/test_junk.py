@@ -2,7 +2,6 @@
 serves others throughout, grows by nothing, and loses nothing."""
 
 import asyncio
-import os
 import random
 
 import aiohttp
@@ -13,7 +12,8 @@ from quorumcache.core.config import Configuration
 from quorumcache.testing import LocalCluster
 from quorumcache.wire import codec
 from quorumcache.wire.codec import Unreadable
-from quorumcache.wire.handshake import Channel, Opening
+from quorumcache.wire.handshake import Channel
+from tests.raw import opening_for, websocket_to
 
 KEYS = [f"k{i}" for i in range(50)]
 
@@ -78,10 +78,9 @@ class _Attacker:
 
     async def _open(self) -> None:
         configuration = self._configuration
-        node = configuration.nodes[0]
-        websocket = await self._http.ws_connect(f"http://{node.address}/v1/session", max_msg_size=16 << 20)
+        websocket, binding = await websocket_to(self._http, configuration)
         self.sent += 1
-        opening = Opening(configuration.cluster_id, configuration.digest, node.key, os.urandom(32))
+        opening = opening_for(configuration, binding)
         hello = opening.hello
         spoilt = self._random.randrange(4) == 0
         await websocket.send_bytes(self._mutated(hello) if spoilt else hello)

@@ -16,15 +16,22 @@ NODE = key_of("node 0")
 CONFIGURATION = bytes(range(32))
 
 
-def opening(secret: bytes = b"c" * 32, *, compress: bool = False) -> Opening:
-    return Opening("test", CONFIGURATION, NODE.public, secret, compress=compress)
+def opening(secret: bytes = b"c" * 32, *, compress: bool = False, client: bytes = b"", binding: bytes = b"") -> Opening:
+    return Opening("test", CONFIGURATION, NODE.public, secret, compress=compress, client=client, binding=binding)
 
 
 def answered(
-    hello: bytes, secret: bytes = b"n" * 32, *, compress: bool = False, sign: Callable[[bytes], bytes] = NODE.sign
+    hello: bytes,
+    secret: bytes = b"n" * 32,
+    *,
+    compress: bool = False,
+    sign: Callable[[bytes], bytes] = NODE.sign,
+    binding: bytes = b"",
 ) -> tuple[Channel, bytes]:
     read = handshake.read_hello(hello)
-    return handshake.welcome(hello, read, sign, secret, clock_us=5, credit_bytes=1 << 20, compress=compress)
+    return handshake.welcome(
+        hello, read, sign, secret, clock_us=5, credit_bytes=1 << 20, compress=compress, binding=binding
+    )
 
 
 def test_both_sides_agree() -> None:
@@ -102,6 +109,45 @@ def test_sessions_have_keys_of_their_own() -> None:
     frame = channels[0][0].sealer.seal(b"request")
     with pytest.raises(Unreadable):
         channels[1][1].opener.open(frame)
+
+
+@pytest.mark.parametrize(("shown", "signed"), [(b"a" * 32, b"b" * 32), (b"", b"b" * 32), (b"a" * 32, b"")], ids=str)
+def test_a_session_is_bound_to_the_connection_that_each_side_sees(shown: bytes, signed: bytes) -> None:
+    """Protocol 14: who ends TLS between the two, or strips it on one side, cannot join their sessions."""
+    client = opening(binding=shown)
+    with pytest.raises(WrongKey):
+        client.finish(answered(client.hello, binding=signed)[1])
+
+
+def test_a_client_proves_its_key() -> None:
+    """Protocol 14: a Proof is a signature of the key that the Hello named, over this very session."""
+    writer = key_of("w1")
+    client = opening(client=writer.public, binding=b"a" * 32)
+    hello = handshake.read_hello(client.hello)
+    theirs, welcome = answered(client.hello, binding=b"a" * 32)
+    finished = client.finish(welcome)
+    assert not isinstance(finished, Refused)
+    sent = handshake.proof(finished[0], writer.sign)
+    handshake.check_proof(sent, hello, theirs)
+    # Of another session of the same two, by another key, or the node's own signature handed back: none is a proof.
+    other, _ = answered(client.hello, b"m" * 32, binding=b"a" * 32)
+    elsewhere, _ = answered(client.hello, binding=b"b" * 32)
+    for channel in (other, elsewhere):
+        with pytest.raises(WrongKey):
+            handshake.check_proof(sent, hello, channel)
+    node_signature = msgspec.msgpack.decode(welcome, type=Welcome).signature
+    for sign in (key_of("w2").sign, lambda _: bytes(64), lambda _: node_signature):
+        with pytest.raises(WrongKey):
+            handshake.check_proof(handshake.proof(finished[0], sign), hello, theirs)
+    with pytest.raises(Unreadable):
+        handshake.check_proof(sent[:-1], hello, theirs)
+
+
+@pytest.mark.parametrize("length", [1, 31, 33])
+def test_a_clients_key_has_32_bytes_or_none(length: int) -> None:
+    """Habit 6: keys have one length."""
+    with pytest.raises(Unreadable):
+        handshake.read_hello(opening(client=bytes(length)).hello)
 
 
 def test_a_refusal_is_told() -> None:
