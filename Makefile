@@ -13,10 +13,10 @@ READY := $(PY)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench sim notebooks
+.PHONY: help demo up test test-postgres check bench sim notebooks
 
 help:  ## Show this list.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 demo: $(READY)  ## Four nodes, one of them lying, writers racing: about 15 seconds.
 	$(PY) -m quorumcache.cli demo $(ARGS)
@@ -26,6 +26,9 @@ up: $(READY)  ## Run a local 4-node cluster until Ctrl-C.
 
 test: $(READY)  ## Run the tests, except those marked slow.
 	$(PY) -m pytest -q -m "not slow" $(ARGS)
+
+test-postgres: $(READY)  ## Run the tests that need a PostgreSQL server; it is installed where it is missing.
+	$(PY) -m pytest -q -m postgres $(ARGS)
 
 check: $(READY)  ## Format, lint, types, import directions. Changes nothing.
 	$(PY) -m ruff format --check .

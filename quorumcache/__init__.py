@@ -14,6 +14,7 @@ from quorumcache.version import VERSION
 
 if TYPE_CHECKING:
     from quorumcache.client import Client, SyncClient
+    from quorumcache.client.database import Change, PostgresStore, ReadThrough, SqliteStore, Store, WriteThrough
     from quorumcache.errors import (
         ConfigurationError,
         ConfigurationMismatch,
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
         OutcomeUnknown,
         PeerMisbehaved,
         PermissionDenied,
+        QueueFull,
         QuorumCacheError,
+        StoreFailed,
         Unavailable,
     )
 
 __all__ = [
+    "Change",
     "Client",
     "ConfigurationError",
     "ConfigurationMismatch",
@@ -43,21 +47,33 @@ __all__ = [
     "OutcomeUnknown",
     "PeerMisbehaved",
     "PermissionDenied",
+    "PostgresStore",
+    "QueueFull",
     "QuorumCacheError",
+    "ReadThrough",
+    "SqliteStore",
+    "Store",
+    "StoreFailed",
     "SyncClient",
     "Unavailable",
+    "WriteThrough",
     "__version__",
 ]
 
 __version__ = VERSION
 
 _CLIENTS: Final = ("Client", "SyncClient")
+_DATABASE: Final = ("Change", "PostgresStore", "ReadThrough", "SqliteStore", "Store", "WriteThrough")
+_HOMES: Final = {
+    **dict.fromkeys(_CLIENTS, "quorumcache.client"),
+    **dict.fromkeys(_DATABASE, "quorumcache.client.database"),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module("quorumcache.client" if name in _CLIENTS else "quorumcache.errors"), name)
+    value = getattr(import_module(_HOMES.get(name, "quorumcache.errors")), name)
     globals()[name] = value
     return value
 

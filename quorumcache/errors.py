@@ -7,7 +7,9 @@
       Unavailable              nothing happened: try again later
         DeadlineExceeded       ... nothing happened in time
         ConfigurationMismatch  ... different epochs: load the newer configuration
+        QueueFull              ... too much waits for the database already
       OutcomeUnknown           a write may or may not have happened: read, then decide
+      StoreFailed              the database behind the cache failed; a write to it may or may not have happened
       PeerMisbehaved           a node sent what no correct node sends: `node` says which
         ProtocolViolation  WrongNodeKey
 
@@ -83,10 +85,25 @@ class ConfigurationMismatch(Unavailable):
     """
 
 
+class QueueFull(Unavailable):
+    """As much as is allowed already waits to be written, to the database or the cache. Nothing was queued.
+
+    The text says what keeps the rest from leaving. Try again later, or see to the database.
+    """
+
+
 class OutcomeUnknown(QuorumCacheError):
     """A write was sent for commit, and time ran out before q nodes confirmed it: it may take effect or not.
 
     Read the key to learn which; write again only where writing twice does no harm.
+    """
+
+
+class StoreFailed(QuorumCacheError):
+    """The database behind the cache could not be reached, or not used. What was read is unknown; what was written may
+    or may not be there.
+
+    See to the database. Stores that keep versions make it safe to write again.
     """
 
 

@@ -41,6 +41,7 @@ def test_nothing_happened_and_outcome_unknown_are_never_caught_as_one() -> None:
         "Unavailable",
         "DeadlineExceeded",
         "ConfigurationMismatch",
+        "QueueFull",
     }
     assert not issubclass(errors.OutcomeUnknown, errors.Unavailable)
     assert not issubclass(errors.Unavailable, errors.OutcomeUnknown)
@@ -52,6 +53,7 @@ def test_each_error_has_exactly_one_culprit() -> None:
         errors.PermissionDenied,
         errors.Unavailable,
         errors.OutcomeUnknown,
+        errors.StoreFailed,
         errors.PeerMisbehaved,
     )
     for kind in ALL:

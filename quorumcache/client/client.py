@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, overload
 
+from quorumcache.client.bulk import Many, Part
 from quorumcache.client.engine import Engine, now_us
 from quorumcache.client.serializers import Serializer, serializer_of
 from quorumcache.core.config import Configuration, SignedConfiguration
@@ -160,6 +161,30 @@ class Client:
         """What happened so far: fast reads, settled reads, misses, write attempts, lies rejected, ..."""
         return dict(self._engine.core.counts)
 
+    @property
+    def serializer(self) -> Serializer:
+        """What turns values into bytes and back."""
+        return self._serializer
+
+    @property
+    def time_us(self) -> int:
+        """Cluster time: the median of the nodes' clocks, in microseconds since the epoch. Never runs backwards."""
+        return self._cluster_us()
+
+    def check(self, key: Key, value: Any, *, ttl: float | None = None) -> None:
+        """Raise what `set` would raise before anything is sent: InvalidKey or InvalidValue."""
+        self._slot(key)
+        self._data(value)
+        self._expires_at(ttl)
+
+    def check_key(self, key: Key) -> None:
+        """Raise InvalidKey for what is no key."""
+        self._slot(key)
+
+    def check_ttl(self, ttl: float | None) -> None:
+        """Raise InvalidValue for what is no time to live in this namespace."""
+        self._expires_at(ttl)
+
     # --- reading ---
 
     @overload
@@ -306,17 +331,17 @@ class Client:
         engine = self._engine
         self._check_usable()
         core = engine.core
-        many = _Many(engine.loop.create_future(), len(slots))
+        many = Many(engine.loop.create_future(), len(slots))
         try:
             for i, slot in enumerate(slots):
                 if not engine.admit():
                     engine.kick()
                     await engine.admitted()
                 if writes is None:
-                    core.read(slot, _Part(many, i))
+                    core.read(slot, Part(many, i))
                 else:
                     value, kind, expires_at_us = writes[i]
-                    core.write(slot, kind, value, expires_at_us, _Part(many, i))
+                    core.write(slot, kind, value, expires_at_us, Part(many, i))
         finally:
             engine.kick()
         return await many.future
@@ -397,37 +422,6 @@ class Client:
         error = type(gravest)(f"{len(failed)} of {len(keys)} writes failed, one of them so: {gravest}")
         error.failed = dict(failed)
         raise error
-
-
-class _Many:
-    """Collects the outcomes of a bulk operation."""
-
-    __slots__ = ("future", "left", "outcomes")
-
-    def __init__(self, future: asyncio.Future[list[Outcome]], count: int) -> None:
-        self.future = future
-        self.left = count
-        self.outcomes: list[Any] = [None] * count
-
-
-class _Part:
-    """One operation of a bulk operation, as a token."""
-
-    __slots__ = ("_index", "_many")
-
-    def __init__(self, many: _Many, index: int) -> None:
-        self._many = many
-        self._index = index
-
-    def done(self) -> bool:
-        return self._many.future.done()
-
-    def set_result(self, outcome: Outcome, /) -> None:
-        many = self._many
-        many.outcomes[self._index] = outcome
-        many.left -= 1
-        if not many.left:
-            many.future.set_result(many.outcomes)
 
 
 def _namespace_in(configuration: Configuration, namespace: str | None) -> str:

@@ -1,0 +1,39 @@
+"""How the outcomes of one call on many keys come together. It must not know what the operations are."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from quorumcache.core.outcome import Outcome
+
+
+class Many:
+    """Collects the outcomes of a bulk operation."""
+
+    __slots__ = ("future", "left", "outcomes")
+
+    def __init__(self, future: asyncio.Future[list[Outcome]], count: int) -> None:
+        self.future = future
+        self.left = count
+        self.outcomes: list[Any] = [None] * count
+
+
+class Part:
+    """One operation of a bulk operation, as a token."""
+
+    __slots__ = ("_index", "_many")
+
+    def __init__(self, many: Many, index: int) -> None:
+        self._many = many
+        self._index = index
+
+    def done(self) -> bool:
+        return self._many.future.done()
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        many = self._many
+        many.outcomes[self._index] = outcome
+        many.left -= 1
+        if not many.left:
+            many.future.set_result(many.outcomes)

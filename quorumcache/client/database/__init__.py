@@ -1,0 +1,8 @@
+"""A database behind the cache: read-through, write-through, write-behind, and stores for SQLite and PostgreSQL."""
+
+from quorumcache.client.database.postgres import PostgresStore
+from quorumcache.client.database.sqlite import SqliteStore
+from quorumcache.client.database.store import Change, Store
+from quorumcache.client.database.through import ReadThrough, WriteThrough
+
+__all__ = ["Change", "PostgresStore", "ReadThrough", "SqliteStore", "Store", "WriteThrough"]
