@@ -93,6 +93,7 @@ def _settings(parser: argparse.ArgumentParser) -> None:
         ("features", str),
         ("lies", str),
         ("schemes", str),
+        ("drama", str),
     ):
         group.add_argument(f"--{name}", type=kind)
     group.add_argument("--over", action="store_true", help="allow more than f Byzantine nodes, to see what breaks")

@@ -22,6 +22,7 @@ from sim.adversary.writers import ByzantineWriter
 from sim.checkers import ALL, Checker
 from sim.checkers.linearizability import Linearizability
 from sim.crypto import Suite
+from sim.dramas import DRAMAS, Stage
 from sim.epochs import activate, revoking
 from sim.faults import Faults
 from sim.network import REGIONS, Network, graph_of, places_of
@@ -61,6 +62,8 @@ class Engine:
         ]
         self.configuration = self._configuration(suite, evil)
         self.slots = [slot_of(b"sim", b"key %d" % i) for i in range(plan.keys)]
+        if plan.drama:
+            self.slots.append(slot_of(b"sim", b"stage"))
         self.graph = self._graph(count + len(evil))
         self.network = Network(self.world, self.graph, self.record, wire=config.wire)
         self.evil_writers = {suite.key(name).public for name in evil}
@@ -131,6 +134,7 @@ class Engine:
             for i, name in enumerate(evil)
         ]
         self.faults = Faults(self)
+        self.stage = Stage(self, self.slots[-1]) if plan.drama else None
         self._lanes: dict[tuple[int, int], list[tuple[int, tuple[Any, ...]]]] = {}
         self._running: dict[tuple[int, int], int] = {}
 
@@ -241,15 +245,19 @@ class Engine:
             steps.reverse()
             self._schedule(place)
         self.faults.schedule()
+        if self.stage is not None:
+            self.stage.begin(DRAMAS[self.plan.drama](self.stage))
         start_us = self.world.now_us
         limit_us = start_us + 3 * self.plan.span_us + 20 * self.plan.op_time_us
-        while (self._lanes or self.world.now_us < start_us + self.plan.span_us) and not self.world.stopped:
+        while self._is_busy(start_us + self.plan.span_us) and not self.world.stopped:
             if self.world.now_us >= limit_us:
                 break
             self.world.run_until(min(self.world.now_us + 100_000, limit_us))
         self._lanes.clear()
-        self._heal()
-        self._final()
+        if not self.world.stopped:
+            self._heal()
+        if not self.world.stopped:
+            self._final()
         if self.world.stuck:
             text = "time stands still: something wakes at one instant for ever"
             self.record.violations.append(Violation("progress", self.world.now_us, text))
@@ -259,6 +267,11 @@ class Engine:
                 if self.record.violations:
                     break
         self.digest = self.record.digest(self._final_state())
+
+    def _is_busy(self, end_us: int) -> bool:
+        """Whether anything of the plan is still to happen."""
+        on_stage = self.stage is not None and not self.stage.over
+        return bool(self._lanes) or on_stage or self.world.now_us < end_us
 
     def _schedule(self, place: tuple[int, int]) -> None:
         steps = self._lanes.get(place)
@@ -276,7 +289,7 @@ class Engine:
         self._running[place] = len(ops)
         for kind, key, ttl_us, full in ops:
             client.start(
-                kind, self.slots[key % len(self.slots)], phase="faults", lane=place[1], ttl_us=ttl_us, full=full
+                kind, self.slots[key % self.plan.keys], phase="faults", lane=place[1], ttl_us=ttl_us, full=full
             )
 
     def _op_ended(self, op: Op) -> None:
@@ -292,6 +305,8 @@ class Engine:
         """Faults end; nodes come back, recoveries have their time, promises age out. The adversary's nodes stay."""
         self.phase = "healing"
         self.healed_us = self.world.now_us
+        if self.stage is not None:
+            self.stage.end()
         self.network.calm()
         self.faults.end()
         for writer in self.writers:

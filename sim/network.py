@@ -34,6 +34,7 @@ REGION_ROUND_TRIP_MS: Final = {
 }
 TOPOLOGIES: Final = ("rack", "zones", "regions")
 ZONES: Final = ("a", "b", "c")
+_HELD_MAX: Final = 1000
 
 
 def places_of(topology: str, count: int) -> list[str]:
@@ -91,6 +92,7 @@ class Network:
         self._links: dict[tuple[int, int], Link] = {}
         self._busy_until_us: dict[tuple[int, int], int] = {}
         self._cut: dict[tuple[int, int], int] = {}
+        self._held: dict[tuple[int, int], tuple[tuple[type, ...], list[tuple[int, Any]]]] = {}
         self._receivers: dict[int, Callable[[int, Any], None]] = {}
         self.read_graph()
 
@@ -127,9 +129,25 @@ class Network:
             else:
                 self._cut.pop(pair, None)
 
+    def hold(self, pairs: Iterable[tuple[int, int]], kinds: tuple[type, ...]) -> None:
+        """Keep messages of these kinds on their way over these directed edges, until `release`. At most _HELD_MAX an
+        edge: what is beyond that travels on."""
+        for pair in pairs:
+            self._held.setdefault(pair, (kinds, []))
+
+    def release(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Let what is held on these edges arrive, in the order of its sending; hold nothing there any more."""
+        for pair in pairs:
+            _, waiting = self._held.pop(pair, ((), []))
+            for sent_us, message in waiting:
+                arrive_us = self._world.now_us + self._links[pair][0]
+                self._record.message(sent_us, arrive_us, *pair, KIND_OF[type(message)], message.id)
+                self._world.at(arrive_us, self._receivers[pair[1]], pair[0], message)
+
     def calm(self) -> None:
-        """Heal: no cuts, no loss, no duplication, no lateness, from now on."""
+        """Heal: no cuts, no loss, no duplication, no lateness, nothing held, from now on."""
         self._cut.clear()
+        self.release(list(self._held))
         self._links = {
             pair: (latency, jitter, 0.0, 0.0, 0.0, 0, band)
             for pair, (latency, jitter, _, _, _, _, band) in self._links.items()
@@ -146,6 +164,11 @@ class Network:
             return
         if self._wire:
             message = _through_codec(message)
+        if self._held and pair in self._held:
+            kinds, waiting = self._held[pair]
+            if isinstance(message, kinds) and len(waiting) < _HELD_MAX:
+                waiting.append((now_us, message))
+                return
         copies = 1
         if duplication and draw() < duplication:
             copies = 2

@@ -68,27 +68,34 @@ class Plan(msgspec.Struct, frozen=True):
     span_us: int
     steps: tuple[Step, ...]
     faults: tuple[FaultPlan, ...]
+    #: The scripted situation that is played beside the rest (sim/dramas/), or "".
+    drama: str = ""
 
 
 def calm(plan: Plan) -> bool:
     """Whether correct nodes answer within the grace time throughout, and nothing is lost but by the adversary."""
     wide = plan.topology == "regions"
-    return plan.grace_us >= (400_000 if wide else 20_000) and not any(
-        name in plan.features for name in (*_DISTURBING, "far")
-    )
+    quiet = not plan.drama and not any(name in plan.features for name in (*_DISTURBING, "far"))
+    return plan.grace_us >= (400_000 if wide else 20_000) and quiet
 
 
 def reachable(plan: Plan) -> bool:
     """Whether all correct nodes can be reached and answer at once, throughout, and have room."""
-    return plan.topology != "regions" and not any(name in plan.features for name in (*_HINDERING, "few_promises"))
+    hindered = plan.drama or any(name in plan.features for name in (*_HINDERING, "few_promises"))
+    return plan.topology != "regions" and not hindered
 
 
 def plan_of(config: SimConfig, seed: int) -> Plan:
     """The plan that this seed gives under this configuration."""
     from sim.adversary.nodes import LIES
     from sim.adversary.writers import SCHEMES
+    from sim.dramas import DRAMAS
 
     draw = random.Random(f"{seed} plan")
+    drama = config.drama or ""
+    if drama == "any":
+        # From a stream of its own, so that nothing else that a seed draws changes.
+        drama = random.Random(f"{seed} which drama").choice(tuple(DRAMAS))
     if config.features is not None:
         features = tuple(name for name in FEATURES if name in config.features)
         calm = not any(name in features for name in _DISTURBING)
@@ -111,12 +118,16 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
     wanted = config.byzantine_nodes
     if wanted is None:
         wanted = config.f + 1 if config.over else (config.f if draw.random() < 0.85 else draw.randint(0, config.f))
+    if drama:
+        wanted = config.f
     byzantine = tuple(sorted(draw.sample(range(config.nodes), min(wanted, most))))
     lies = tuple(_some(draw, tuple(LIES)) if config.lies is None else config.lies for _ in byzantine)
     lie_percent = tuple(draw.choice((100, 100, 60, 30)) for _ in byzantine)
     writers = config.byzantine_writers
     if writers is None:
         writers = draw.choice((0, 0, 1, 1, 2))
+    if drama:
+        writers = max(1, writers)
     schemes = tuple(_some(draw, tuple(SCHEMES)) if config.schemes is None else config.schemes for _ in range(writers))
 
     lanes = draw.choice((1, 1, 2)) if "burst" not in features else draw.choice((2, 3))
@@ -146,6 +157,7 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         span_us=span_us,
         steps=steps,
         faults=_faults(draw, config, features, span_us, op_time_us),
+        drama=drama,
     )
 
 

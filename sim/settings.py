@@ -65,6 +65,8 @@ class SimConfig:
     features: tuple[str, ...] | None = None
     lies: tuple[str, ...] | None = None
     schemes: tuple[str, ...] | None = None
+    #: A scripted situation to play beside all that (sim/dramas/); "any": one of them, drawn by the seed.
+    drama: str | None = None
     max_skew_ms: int = 50
     op_time_ms: int | None = None
     grace_ms: int | None = None
@@ -101,11 +103,28 @@ class SimConfig:
         if self.grace_ms is not None:
             _within("grace_ms", self.grace_ms, 0, self.op_time_ms or 500)
         _within("messages_max", self.messages_max, 0, 100_000_000)
+        self._check_drama()
         _choice("topology", self.topology, TOPOLOGIES)
         _choice("crypto", self.crypto, SUITES)
         for name, known in (("features", FEATURES), ("lies", tuple(LIES)), ("schemes", tuple(SCHEMES))):
             for item in getattr(self, name) or ():
                 _choice(name, item, known)
+
+    def _check_drama(self) -> None:
+        from sim.dramas import DRAMAS
+
+        if self.drama is None:
+            return
+        _choice("drama", self.drama, ("any", *DRAMAS))
+        needs = (
+            (self.f >= 1 and self.nodes == 3 * self.f + 1, "f of 1 or more, and 3f+1 nodes: one group"),
+            (self.byzantine_nodes in (None, self.f), "f Byzantine nodes"),
+            (self.byzantine_writers != 0, "a Byzantine writer"),
+            (self.clients >= 2, "two clients or more"),
+        )
+        for met, need in needs:
+            if not met:
+                raise BadSetting(f"drama = {self.drama!r} needs {need}; change that setting, or play without it")
 
     def but(self, **changes: Any) -> SimConfig:
         """A copy with other values; raises BadSetting, also for names that do not exist and values of a wrong type."""

@@ -104,14 +104,17 @@ def transcript(found: Run) -> str:
         f"features: {', '.join(plan.features) or 'none'}",
     ]
     for node, lies in zip(plan.byzantine, plan.lies, strict=True):
-        lines.append(f"node {node} is Byzantine: {', '.join(lies) or 'tells the truth'}")
+        played = "plays its part, else " if plan.drama else ""
+        lines.append(f"node {node} is Byzantine: {played}{', '.join(lies) or 'tells the truth'}")
+    if plan.drama:
+        lines.append(f"drama: {plan.drama}")
     for number, schemes in enumerate(plan.schemes):
         lines.append(f"Byzantine writer {number}: {', '.join(schemes) or 'does nothing'}")
     events: list[tuple[int, str]] = []
     violation = found.violations[0] if found.violations else None
     slots = {op.slot for op in found.ops if violation is not None and repr(op.slot[-8:]) in violation.text}
     for time_us, kind, target, detail in found.faults:
-        events.append((time_us, f"{kind} of {target} {detail}".rstrip()))
+        events.append((time_us, f"{kind} of {target} {detail}".rstrip() if target >= 0 else f"{kind} {detail}"))
     for time_us, node, state in found.states:
         events.append((time_us, f"node {node} is {state}"))
     for op in found.ops:

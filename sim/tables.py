@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from sim.tracing import Lie, Trace
 
 #: Faults that are over as soon as they happen.
-_INSTANT = ("clock_step", "client_crash", "revoke")
+_INSTANT = ("clock_step", "client_crash", "revoke", "cut", "mend", "hold", "release")
+#: Faults that are no single process's.
+_NOBODYS = ("revoke", "partition", "one_way", "cut", "mend", "hold", "release")
 
 
 def pandas() -> Any:
@@ -100,13 +102,13 @@ def faults(found: Run) -> pd.DataFrame:
     for time_us, kind, target, detail in found.faults:
         start_us = time_us - found.start_us
         lasts_us = 0 if kind in _INSTANT else planned.get((time_us, kind, target), 0)
-        whom = {"client_crash": f"client {target}", "revoke": "", "partition": "", "one_way": ""}
+        whom = {"client_crash": f"client {target}"}
         rows.append(
             (
                 start_us,
                 max(start_us, min(start_us + lasts_us, healed_us)),
                 kind,
-                whom.get(kind, f"node {target}"),
+                "" if kind in _NOBODYS else whom.get(kind, f"node {target}"),
                 detail,
             )
         )

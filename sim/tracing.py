@@ -80,7 +80,7 @@ def _slots_of(message: m.Request) -> Iterable[bytes]:
 @contextmanager
 def _watched(engine: Engine, lies: list[Lie]) -> Iterator[None]:
     """Note the lies that this engine's nodes tell; other engines' are told as ever."""
-    plain = dict(liars.LIES)
+    plain = {**liars.LIES, **liars.ROLES}
 
     def watching(name: str, lie: liars.Lie) -> Callable[..., m.Reply | None]:
         def told(node: ByzantineNode, source: int, request: m.Request, honest: m.Reply) -> m.Reply | None:
@@ -94,12 +94,14 @@ def _watched(engine: Engine, lies: list[Lie]) -> Iterator[None]:
 
         return told
 
-    known: dict[str, Any] = liars.LIES
-    known.update({name: watching(name, lie) for name, lie in plain.items()})
+    catalogues: tuple[dict[str, Any], ...] = (liars.LIES, liars.ROLES)
+    for known in catalogues:
+        known.update({name: watching(name, plain[name]) for name in known})
     try:
         yield
     finally:
-        known.update(plain)
+        for known in catalogues:
+            known.update({name: plain[name] for name in known})
 
 
 def _effect(node: ByzantineNode, honest: m.Reply, answer: m.Reply | None) -> str:

@@ -31,6 +31,7 @@ from quorumcache.core.node import Node
 from quorumcache.core.quorum import bitmap_of, full_bitmap
 from quorumcache.core.settle import commit_of
 from sim.adversary.conspiracy import Conspiracy, Proposal, header_for
+from sim.adversary.roles import SCRIPTED, Role
 from sim.processes import TICK_US, NodeProcess
 
 Lie = Callable[["ByzantineNode", int, m.Request, m.Reply], m.Reply | None]
@@ -48,6 +49,7 @@ class ByzantineNode(NodeProcess):
         self.draw: random.Random = self.world.random(f"byzantine {self.index}")
         self.lies = lies
         self.percent = percent
+        self.role: Role | None = None
         self.late_us = 0
         self.victims = frozenset(i for i in range(64) if self.draw.random() < 0.5)
         self.said: dict[type, list[m.Reply]] = {}
@@ -84,7 +86,9 @@ class ByzantineNode(NodeProcess):
         reply: m.Reply | None = node.handle(message, clock_us)
         assert reply is not None
         self.late_us = 0
-        if self.lies and type(reply) is not m.Reject and self.draw.randrange(100) < self.percent:
+        if self.role is not None and type(reply) is not m.Reject and self.role.concerns(self, message):
+            reply = ROLES[SCRIPTED](self, source, message, reply)
+        elif self.lies and type(reply) is not m.Reject and self.draw.randrange(100) < self.percent:
             reply = LIES[self.draw.choice(self.lies)](self, source, message, reply)
         if reply is not None:
             said = self.said.setdefault(type(reply), [])
@@ -435,6 +439,14 @@ def _honest(node: ByzantineNode, source: int, request: m.Request, honest: m.Repl
     """Tells the truth; what makes it Byzantine is elsewhere."""
     return honest
 
+
+def _scripted(node: ByzantineNode, source: int, request: m.Request, honest: m.Reply) -> m.Reply | None:
+    """Says what its role asks for."""
+    return honest if node.role is None else node.role.answer(node, source, request, honest)
+
+
+#: Not drawn by seeds: only while a drama plays.
+ROLES: Final[dict[str, Lie]] = {SCRIPTED: _scripted}
 
 LIES: Final[dict[str, Lie]] = {
     "silent": _silent,

@@ -38,8 +38,8 @@ class Patches:
 class Mutant:
     """A bug: the rule it breaks, how it is put in, and the settings that aim seeds at it (none: any seed may do).
 
-    `aim` has settings of `SimConfig`; `features_add` and `features_drop` change what the seed draws. `fast` mutants are
-    part of `make test`.
+    `aim` has settings of `SimConfig`, or a `scenario` that has them, with a drama perhaps; `features_add` and
+    `features_drop` change what the seed draws. `fast` mutants are part of `make test`.
     """
 
     name: str

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from sim import scenarios
 from sim.mutants import MUTANTS, applied
 from sim.plan import plan_of
 from sim.results import run
@@ -29,6 +30,9 @@ class Hunted(NamedTuple):
 def aimed(config: SimConfig, aim: dict[str, Any], seed: int) -> SimConfig:
     """The settings for an aimed seed: what it would draw, and on top of that what the mutant needs to show itself."""
     changes = dict(aim)
+    scenario = changes.pop("scenario", "")
+    if scenario:
+        config = scenarios.load(scenario, config)
     wanted = changes.pop("features_add", ())
     unwanted = changes.pop("features_drop", ())
     if wanted or unwanted:

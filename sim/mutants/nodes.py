@@ -88,16 +88,7 @@ def _restart_floor_now(patches: Patches) -> None:
     _slots_with(patches, lambda floor_us, configuration: max(0, floor_us - 2 * configuration.max_skew_us))
 
 
-@add(
-    "11, two max_skew at start: one is not enough",
-    features_add=("ambush",),
-    features_drop=("evict", "few_promises", "contention", "lull", "expire", "delete", "revoke", "slow", "lateness"),
-    schemes=("edge",),
-    byzantine_writers=2,
-    faults=20,
-    keys=4,
-    operations=100,
-)
+@add("11, two max_skew at start: one is not enough", fast=True, scenario="edge_of_the_clock")
 def _restart_floor_one_skew(patches: Patches) -> None:
     _slots_with(patches, lambda floor_us, configuration: max(0, floor_us - configuration.max_skew_us))
 
@@ -250,12 +241,7 @@ def _evicted_does_not_count(patches: Patches) -> None:
     _commit_rules(patches, evicted=m.INVALID)
 
 
-@add(
-    "4, write 4: RECOVERING never counts",
-    features_add=("ambush", "lateness", "contention"),
-    lies=("false_ok", "grant_all", "stale"),
-    byzantine_nodes=1,
-)
+@add("4, write 4: RECOVERING never counts", fast=True, scenario="late_for_recovery")
 def _recovering_counts(patches: Patches) -> None:
     _commit_rules(patches, recovering=m.EVICTED)
 

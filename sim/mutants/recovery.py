@@ -12,12 +12,7 @@ catalogue = Catalogue()
 add = catalogue.add
 
 
-@add(
-    "7: recovery waits 2 op_time before it asks",
-    features_add=("ambush", "lateness", "contention"),
-    lies=("stale", "false_ok", "grant_all"),
-    byzantine_nodes=1,
-)
+@add("7: recovery waits 2 op_time before it asks", fast=True, scenario="answered_then_forgot")
 def _recovery_does_not_wait(patches: Patches) -> None:
     def make(init: Any) -> Any:
         def mutant(self: Recovery, node: Any, started_us: int, *, first_id: int) -> None:
@@ -49,15 +44,7 @@ def _recovery_ignores_floors(patches: Patches) -> None:
     patches.wrap(Recovery, "_take", make)
 
 
-@add(
-    "7: recovery needs 2f+1 reports",
-    features_add=("wipe", "loss", "lull", "slow", "one_way", "partition"),
-    lies=("stale", "false_ok"),
-    byzantine_nodes=1,
-    operations=60,
-    keys=4,
-    shards=1,
-)
+@add("7: recovery needs 2f+1 reports", fast=True, scenario="two_reports")
 def _recovery_from_f_plus_1(patches: Patches) -> None:
     def make(init: Any) -> Any:
         def mutant(self: Recovery, node: Any, started_us: int, *, first_id: int) -> None:
@@ -93,32 +80,12 @@ def _recovering(patches: Patches, rights: str) -> None:
     patches.set(Recovery, "_recover", mutant)
 
 
-@add(
-    "11, recovery checks rights",
-    features_add=("ambush", "revoke"),
-    byzantine_writers=1,
-    schemes=("plain", "subset", "lurk"),
-    lies=("stale", "false_ok"),
-    byzantine_nodes=1,
-    operations=60,
-    keys=4,
-    shards=1,
-)
+@add("11, recovery checks rights", fast=True, scenario="revoked_meanwhile")
 def _recovery_ignores_rights(patches: Patches) -> None:
     _recovering(patches, "ignored")
 
 
-@add(
-    "7: where the highest is a revoked writer's, not the next-highest",
-    features_add=("ambush", "revoke"),
-    byzantine_writers=1,
-    schemes=("plain", "subset", "lurk"),
-    lies=("stale", "false_ok"),
-    byzantine_nodes=1,
-    operations=60,
-    keys=4,
-    shards=1,
-)
+@add("7: where the highest is a revoked writer's, not the next-highest", fast=True, scenario="revoked_meanwhile")
 def _recovery_takes_next_highest(patches: Patches) -> None:
     _recovering(patches, "next")
 

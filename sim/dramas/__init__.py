@@ -1,0 +1,26 @@
+"""Dramas: scripted situations in which rules matter that random schedules hardly ever test.
+
+Who crashes when, which messages wait where, who writes, what the liars say: the order is the script's, all times, nodes
+and choices are the seed's. By what they are about: recovery.py, clocks.py. What a script can do is in stage.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from sim.dramas import clocks, recovery
+from sim.dramas.stage import Stage
+
+#: A drama's acts: each `yield` is a wait, in microseconds.
+Drama = Callable[[Stage], Iterator[int]]
+
+DRAMAS: Final[dict[str, Drama]] = {
+    "edge_of_the_clock": clocks.edge_of_the_clock,
+    "late_for_recovery": recovery.late_for_recovery,
+    "answered_then_forgot": recovery.answered_then_forgot,
+    "two_reports": recovery.two_reports,
+    "revoked_meanwhile": recovery.revoked_meanwhile,
+}
+
+__all__ = ["DRAMAS", "Drama", "Stage"]
