@@ -6,6 +6,7 @@ Messages, entries and promises are never changed once made, so copies share them
 from __future__ import annotations
 
 import types
+from array import array
 from collections import OrderedDict, deque
 from hashlib import blake2b
 from typing import Any, Final
@@ -28,6 +29,7 @@ _LEFT_OUT: Final = frozenset(
         "evicted_count",
         "reaped_count",
         "dropped_promises_count",
+        "memory",
         "_preferred",
         "verifier",
     }
@@ -67,8 +69,12 @@ def _clone(thing: Any, memo: dict[int, Any]) -> Any:
     elif kind is tuple:
         copy = tuple(_clone(item, memo) for item in thing)
         memo[id(thing)] = copy
-    elif kind in (set, frozenset, deque, bytearray):
+    elif kind in (set, frozenset, bytearray):
         copy = memo[id(thing)] = kind(thing)
+    elif kind is deque:
+        copy = memo[id(thing)] = deque(_clone(item, memo) for item in thing)
+    elif kind is array:
+        copy = memo[id(thing)] = thing[:]
     elif kind is types.FunctionType:
         copy = _clone_closure(thing, memo)
     elif isinstance(thing, types.MethodType) and not isinstance(thing.__self__, type):

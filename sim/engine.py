@@ -13,9 +13,10 @@ import networkx as nx
 
 from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration, NamespaceInfo, NodeInfo, WriterInfo
+from quorumcache.core.memory import GRANT_OVERHEAD_BYTES
 from quorumcache.core.model import DELETE, header_slot, slot_of
 from quorumcache.core.node import NodeLimits
-from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES, GRANT_OVERHEAD_BYTES
+from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES
 from sim.adversary.conspiracy import Conspiracy
 from sim.adversary.nodes import ByzantineNode
 from sim.adversary.writers import ByzantineWriter

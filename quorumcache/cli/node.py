@@ -116,7 +116,7 @@ async def _run(running: RunningNode, watch_stdin: bool) -> None:
         configuration.cluster_id,
         configuration.epoch,
         configuration.f,
-        f"{running.node.slots.bytes_max >> 20} MiB",
+        f"{running.node.slots.memory.bytes_max >> 20} MiB",
     )
     recovering, evidence_count, clipped = True, 0, 0
     while not end.is_set():

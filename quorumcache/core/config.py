@@ -177,6 +177,7 @@ def _namespace(table: "_Table") -> NamespaceInfo:
         writers=tuple(name for name, _ in table.texts("writers", WRITERS_MAX, list(EVERY_WRITER))),
         value_bytes_max=table.integer("value_bytes_max", 0),
         ttl_s_max=table.integer("ttl_s_max", 0),
+        quota_bytes=table.integer("quota_bytes", 0),
     )
     table.done()
     return namespace

@@ -33,6 +33,8 @@ WEIGHT_MAX = 1000
 TIME_US_MAX = (1 << 63) - 1
 VALUE_BYTES_MAX = 1 << 30
 TTL_S_MAX = (1 << 32) - 1
+QUOTA_BYTES_MIN = 1 << 16
+QUOTA_BYTES_MAX = 1 << 50
 KEY_BYTES = 32
 DIGEST_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -70,7 +72,8 @@ class WriterInfo:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceInfo:
-    """A namespace. `writers` are names, or ("*",) for every writer listed; a limit of 0 is no limit."""
+    """A namespace. `writers` are names, or ("*",) for every writer listed; a limit of 0 is no limit. `quota_bytes`:
+    what its keys may take of each node's memory."""
 
     name: str
     type: str = "register"
@@ -78,6 +81,7 @@ class NamespaceInfo:
     writers: tuple[str, ...] = EVERY_WRITER
     value_bytes_max: int = 0
     ttl_s_max: int = 0
+    quota_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +319,7 @@ def to_document(config: Configuration) -> dict[str, object]:
                 "writers": list(x.writers),
                 "value_bytes_max": x.value_bytes_max,
                 "ttl_s_max": x.ttl_s_max,
+                "quota_bytes": x.quota_bytes,
             }
             for x in config.namespaces
         ],
@@ -417,6 +422,8 @@ def _check(config: Configuration) -> None:
         _check_choice(f"{at}.mode", namespace.mode, MODES)
         _check_range(f"{at}.value_bytes_max", namespace.value_bytes_max, 0, VALUE_BYTES_MAX)
         _check_range(f"{at}.ttl_s_max", namespace.ttl_s_max, 0, TTL_S_MAX)
+        if namespace.quota_bytes:
+            _check_range(f"{at}.quota_bytes", namespace.quota_bytes, QUOTA_BYTES_MIN, QUOTA_BYTES_MAX)
         if namespace.writers != EVERY_WRITER:
             _check_distinct(f"{at}.writers", namespace.writers)
             for name in namespace.writers:

@@ -224,8 +224,8 @@ class Node:
         slots = self.slots
         if slots.frozen:
             return False
-        cost = ENTRY_OVERHEAD_BYTES + len(header.raw) + SALT_BYTES + header.size
-        return slots.bytes_used + cost <= slots.bytes_max or slots.make_room(cost, now_us, header.slot)
+        cost = _cost(header)
+        return slots.memory.fits(header.slot, cost) or slots.make_room(header.slot, cost, now_us)
 
     def _is_promised(self, header: Header) -> bool:
         here = self.slots.open.get(header.slot)
@@ -274,7 +274,7 @@ class Node:
         if not self._may_promise(now_us):
             return m.Refusal(position, m.BUSY, 0, None, "the node's table of promises is full")
         if not self._may_store(header, now_us):
-            why = _FROZEN if slots.frozen else "the node is full, and nothing in it is old enough to evict"
+            why = _FROZEN if slots.frozen else slots.memory.why_full(header.slot, _cost(header))
             return m.Refusal(position, m.FULL, 0, None, why)
         # Making room may have raised the floor, or taken the current entry.
         return None if shard.floor_us == floor_us else self._refusal(wanted, now_us)
@@ -370,6 +370,7 @@ class Node:
     def _read(self, request: m.Read, now_us: int) -> m.Reply:
         current = self.slots.current
         slots = request.slots
+        self.slots.memory.touched(slots)
         found = [current.get(slot) for slot in slots]
         digests = b"".join([ABSENT if held is None else held.digest for held in found])
         values: list[bytes] = []
@@ -398,6 +399,10 @@ class Node:
         shard: Shard = self.slots.shards[request.shard]
         page, more = self.slots.page(shard, request.after, m.REPORT_ENTRIES_MAX, m.REPLY_VALUES_BYTES_MAX)
         return m.ReportReply(request.id, now_us, shard.floor_us, [held.entry() for held in page], more)
+
+
+def _cost(header: Header) -> int:
+    return ENTRY_OVERHEAD_BYTES + len(header.raw) + SALT_BYTES + header.size
 
 
 def _signed(promise: Promise) -> SignedHeader:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -16,6 +15,7 @@ import msgspec
 from quorumcache.core import merkle
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
+from quorumcache.core.memory import Memory, Pool
 from quorumcache.core.model import Entry, Header, header_expires_at, header_is_delete
 
 if TYPE_CHECKING:
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 #: What one entry costs beside its header, salt and value: measured by bench/memory.py, rounded up.
 ENTRY_OVERHEAD_BYTES: Final = 480
-#: What one grant costs beside its bitmap: the objects, the signature.
-GRANT_OVERHEAD_BYTES: Final = 208
 _REAP_SLACK: Final = 1024
-_EVICT_LOOK: Final = 8
+#: How many keys that may not go are looked at in search of one that may, and how long after that nobody looks again.
+_EVICT_LOOKS_MAX: Final = 64
 _EVICT_PAUSE_US: Final = 10_000
 
 
@@ -90,9 +89,10 @@ class Shard:
 class Slots:
     """All slots of one node.
 
-    `bytes_max` bounds what entries cost (their bytes and a constant each), `promises_max` the open promises.
-    `promise_age_us` is when a promise may be dropped: 2 max_skew + op_time. Where there is a `journal`, every change is
-    noted in it. While `frozen` is true storage takes nothing: no entry comes or goes, no promise is made or dropped.
+    `memory` has what entries cost (their bytes and a constant each) and bounds it; `promises_max` bounds the open
+    promises. `promise_age_us` is when a promise may be dropped: 2 max_skew + op_time. Where there is a `journal`, every
+    change is noted in it. While `frozen` is true storage takes nothing: no entry comes or goes, no promise is made or
+    dropped.
     """
 
     def __init__(
@@ -105,11 +105,10 @@ class Slots:
         promises_max: int,
     ) -> None:
         self.configuration = configuration
-        self.bytes_max = bytes_max
+        self.memory = Memory(configuration, bytes_max)
         self.promises_max = promises_max
         self.journal: Journal | None = None
         self.frozen = False
-        self.bytes_used = 0
         self.evicted_count = 0
         self.reaped_count = 0
         self.dropped_promises_count = 0
@@ -121,8 +120,6 @@ class Slots:
         #: No shard's floor is above this: most stamps are, and then need no shard to be found.
         self.floor_max_us = floor_us
         self._reap: list[tuple[int, bytes, bytes]] = []
-        self._evict_at = 0
-        self._look_again_us = 0
         self.age_us = 2 * configuration.max_skew_us
         self.promise_age_us = 2 * configuration.max_skew_us + configuration.op_time_us
 
@@ -211,20 +208,20 @@ class Slots:
         if self.frozen:
             return False
         before = self.current.get(slot)
-        cost = len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES
-        if before is not None:
-            cost -= len(before.header) + len(before.salted) + ENTRY_OVERHEAD_BYTES
-        self._hold(held.batch)  # Before making room, which might let go of the last entry that shares it.
-        if self.bytes_used + cost > self.bytes_max and not self.make_room(cost, now_us, slot):
-            self._release(held.batch)
+        cost = _entry_cost(held) - (0 if before is None else _entry_cost(before))
+        memory = self.memory
+        memory.hold(held.batch, slot)  # Before making room, which might let go of the last entry that shares it.
+        if not memory.fits(slot, cost) and not self.make_room(slot, cost, now_us):
+            memory.release(held.batch, slot)
             return False
-        self.bytes_used += cost
+        memory.charge(slot, cost)
         if self.journal is not None:
             self.journal.entries.setdefault(slot, before)
         if before is None:
             self.shard(slot).slots[slot] = None
         else:
-            self._release(before.batch)
+            memory.touched((slot,))
+            self._release(before.batch, slot)
         self._place(slot, held)
         return True
 
@@ -235,17 +232,17 @@ class Slots:
         if expires_at or header_is_delete(header):
             self._schedule_reap(slot, held.stamp, max(expires_at, held.time_us) + self.age_us)
 
-    def drop(self, slot: bytes) -> None:
+    def drop(self, slot: bytes, *, evicted: bool = False) -> None:
         """Drop a current entry, as eviction and reaping do: raises the shard's floor to its stamp's time."""
-        held = self._remove(slot)
+        held = self._remove(slot, evicted=evicted)
         if self.journal is not None:
             self.journal.entries.setdefault(slot, held)
         self.raise_floor(self.shard(slot), held.time_us)
 
-    def _remove(self, slot: bytes) -> Held:
+    def _remove(self, slot: bytes, *, evicted: bool = False) -> Held:
         held = self.current.pop(slot)
-        self.bytes_used -= len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES
-        self._release(held.batch)
+        self.memory.forget(slot, evicted=evicted)
+        self._release(held.batch, slot)
         del self.shard(slot).slots[slot]
         return held
 
@@ -256,8 +253,8 @@ class Slots:
         if slot in self.current:
             self._remove(slot)
         if held is not None:
-            self._hold(held.batch)
-            self.bytes_used += len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES
+            self.memory.hold(held.batch, slot)
+            self.memory.charge(slot, _entry_cost(held))
             self.shard(slot).slots[slot] = None
             self._place(slot, held)
 
@@ -276,59 +273,38 @@ class Slots:
         shard.recovering = recovering
         self.floor_max_us = max(self.floor_max_us, floor_us)
 
-    def _hold(self, batch: Batch) -> None:
-        if not batch.held_count:
-            self.bytes_used += _batch_cost(batch)
-        batch.held_count += 1
+    def _release(self, batch: Batch, slot: bytes) -> None:
+        if self.memory.release(batch, slot) and self.journal is not None:
+            self.journal.released.append(batch)
 
-    def _release(self, batch: Batch) -> None:
-        batch.held_count -= 1
-        if not batch.held_count:
-            self.bytes_used -= _batch_cost(batch)
-            if self.journal is not None:
-                self.journal.released.append(batch)
-
-    def make_room(self, cost: int, now_us: int, keep: bytes | None = None) -> bool:
-        """Evict until `cost` more bytes fit; only what is older than 2 max_skew goes, and nothing of a recovering
-        shard. Walks the shards in turn, and in each takes the oldest of the first few; those that are too young to go
-        make place for the next look."""
-        if cost > self.bytes_max or self.frozen:
+    def make_room(self, slot: bytes, cost: int, now_us: int) -> bool:
+        """Evict until the slot may cost `cost` more bytes; only what is older than 2 max_skew goes, nothing of a
+        recovering shard, and not the slot itself. False where that is not enough."""
+        memory = self.memory
+        if self.frozen or not memory.could_fit(slot, cost):
             return False
-        if now_us < self._look_again_us and self.bytes_used + cost > self.bytes_max:
-            return False
-        idle = 0
-        while self.bytes_used + cost > self.bytes_max:
-            if idle >= len(self.shards):
-                # That was a walk over all shards for nothing: not for each header of a batch again.
-                self._look_again_us = now_us + _EVICT_PAUSE_US
+        while not memory.fits(slot, cost):
+            if not any(self._evict_one(pool, now_us, slot) for pool in memory.givers(slot, cost)):
                 return False
-            self._evict_at = (self._evict_at + 1) % len(self.shards)
-            shard = self.shards[self._evict_at]
-            victim = None if shard.recovering else self._victim(shard, now_us, keep)
-            if victim is None:
-                idle += 1
-                continue
-            idle = 0
-            self.drop(victim)
-            self.evicted_count += 1
         return True
 
-    def _victim(self, shard: Shard, now_us: int, keep: bytes | None) -> bytes | None:
-        limit_us = now_us - self.age_us
-        oldest, oldest_us = None, limit_us
-        young = []
-        for slot in islice(shard.slots, _EVICT_LOOK):
-            time_us = self.current[slot].time_us
-            if time_us >= limit_us or slot == keep:
-                young.append(slot)
-            elif time_us < oldest_us:
-                oldest, oldest_us = slot, time_us
-        # Slots that are overwritten keep their place: without this, a few busy ones at the front would hide all
-        # that could go, and the node would be full for ever.
-        for slot in young:
-            del shard.slots[slot]
-            shard.slots[slot] = None
-        return oldest
+    def _evict_one(self, pool: Pool, now_us: int, keep: bytes) -> bool:
+        if now_us < pool.look_again_us:
+            return False
+        for looks, victim in enumerate(pool.policy.victims(), 1):
+            if victim != keep and self._may_go(victim, now_us):
+                self.drop(victim, evicted=True)
+                self.evicted_count += 1
+                return True
+            if looks == _EVICT_LOOKS_MAX:
+                break
+        # That was a search for nothing: not for each header of a batch again.
+        pool.look_again_us = now_us + _EVICT_PAUSE_US
+        return False
+
+    def _may_go(self, slot: bytes, now_us: int) -> bool:
+        """Whether the age rule of protocol 7 and the slot's shard let it go, should there be a reason."""
+        return self.current[slot].time_us < now_us - self.age_us and not self.shard(slot).recovering
 
     def _schedule_reap(self, slot: bytes, stamp: bytes, at_us: int) -> None:
         if len(self._reap) > 2 * len(self.current) + _REAP_SLACK:
@@ -378,8 +354,5 @@ class Slots:
         return iter(self.current.items())
 
 
-def _batch_cost(batch: Batch) -> int:
-    """What the entries of a batch share, for as long as one of them is here: a writer could make one small entry pin
-    the 1,024 leaves and wide bitmaps of its batch, so that counts too."""
-    grants = batch.certificate.grants
-    return len(batch.leaves) + len(batch.counts) + len(grants) * (GRANT_OVERHEAD_BYTES + len(grants[0].bitmap))
+def _entry_cost(held: Held) -> int:
+    return len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES

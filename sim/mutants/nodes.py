@@ -9,7 +9,7 @@ from quorumcache.core import certificate, node
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier, grant_string, intent_string
 from quorumcache.core.config import Configuration
-from quorumcache.core.model import Certificate, Header, Malformed, header_expires_at
+from quorumcache.core.model import Certificate, Header, Malformed, header_expires_at, header_is_delete
 from quorumcache.core.node import Node
 from quorumcache.core.slots import Held, Promise, Slots
 from sim.mutants.base import Catalogue, Patches
@@ -26,18 +26,43 @@ def _quorum_2f(patches: Patches) -> None:
 # --- floors ---
 
 
-@add("7: evicting raises the floor", fast=True)
-def _no_floor_on_evict(patches: Patches) -> None:
+def _drop_without_floor(patches: Patches, when: Callable[[Held, bool], bool]) -> None:
     def make(drop: Any) -> Any:
-        def mutant(self: Slots, slot: bytes) -> None:
-            shard = self.shard(slot)
+        def mutant(self: Slots, slot: bytes, *, evicted: bool = False) -> None:
+            shard, silent = self.shard(slot), when(self.current[slot], evicted)
             before = shard.floor_us
-            drop(self, slot)
-            shard.floor_us = before
+            drop(self, slot, evicted=evicted)
+            if silent:
+                shard.floor_us = before
 
         return mutant
 
     patches.wrap(Slots, "drop", make)
+
+
+@add("7: evicting raises the floor", fast=True)
+def _no_floor_on_evict(patches: Patches) -> None:
+    _drop_without_floor(patches, lambda held, evicted: True)
+
+
+@add("7: reaping a tombstone raises the floor", features_add=("delete", "lull"), keys=4, shards=1)
+def _no_floor_on_reap(patches: Patches) -> None:
+    _drop_without_floor(patches, lambda held, evicted: not evicted and header_is_delete(held.header))
+
+
+@add("7: reaping an expired entry raises the floor", features_add=("expire", "lull"), keys=4, shards=1)
+def _no_floor_on_expiry(patches: Patches) -> None:
+    _drop_without_floor(patches, lambda held, evicted: not evicted and header_expires_at(held.header) > 0)
+
+
+@add("11, evict only what is old", features_add=("evict", "contention"), keys=4, shards=1, operations=60)
+def _evict_young(patches: Patches) -> None:
+    patches.set(Slots, "_may_go", lambda self, slot, now_us: not self.shard(slot).recovering)
+
+
+@add("7: a recovering shard evicts nothing", features_add=("evict", "wipe"), keys=4, shards=1)
+def _evict_while_recovering(patches: Patches) -> None:
+    patches.set(Slots, "_may_go", lambda self, slot, now_us: self.current[slot].time_us < now_us - self.age_us)
 
 
 @add("3: dropping a promise raises the floor", schemes=("reuse",), byzantine_writers=2, keys=4, operations=40)

@@ -3,9 +3,10 @@
 import pytest
 
 from quorumcache.core import messages as m
+from quorumcache.core.memory import batch_cost
 from quorumcache.core.model import DELETE
 from quorumcache.core.node import NodeLimits
-from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES, Slots, _batch_cost
+from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES, Slots
 from tests.cluster import START_US, configuration_of, slot
 from tests.making import SECOND_US, Alone
 
@@ -93,7 +94,7 @@ def test_a_tick_does_a_bounded_amount_of_work() -> None:
 def cost(slots: Slots) -> int:
     """What is held costs: every entry, and once for each batch that entries share."""
     held = list(slots.current.values())
-    shared = {id(h.batch): _batch_cost(h.batch) for h in held}
+    shared = {id(h.batch): batch_cost(h.batch) for h in held}
     return sum(len(h.header) + len(h.salted) + ENTRY_OVERHEAD_BYTES for h in held) + sum(shared.values())
 
 
@@ -103,7 +104,7 @@ def filled(count: int, *, shards: int = 1, fresh: bool = False) -> Alone:
     base_us = START_US + (3 * SECOND_US if fresh else 0)
     for i in range(count):
         assert alone.commit(alone.draft().put(f"k{i}", at_us=base_us + i)) == ["OK"]
-    alone.node.slots.bytes_max = alone.node.slots.bytes_used
+    alone.node.slots.memory.bytes_max = alone.node.slots.memory.bytes_used
     return alone
 
 
@@ -156,8 +157,8 @@ def test_memory_stays_within_its_bound(shards: int) -> None:
     for i in range(60):
         alone.now_us += 3 * SECOND_US
         alone.commit(alone.draft().put(f"n{i % 13}", bytes(i * 7 % 90), at_us=alone.now_us))
-        assert slots.bytes_used <= slots.bytes_max
-        assert slots.bytes_used == cost(slots)
+        assert slots.memory.bytes_used <= slots.memory.bytes_max
+        assert slots.memory.bytes_used == cost(slots)
         assert sorted(slots.current) == sorted(s for shard in slots.shards for s in shard.slots)
     assert slots.evicted_count > 20
 
@@ -175,7 +176,7 @@ def test_a_recovering_shard_evicts_and_reaps_nothing() -> None:
     alone = filled(2, fresh=True)
     alone.now_us = START_US + 60 * SECOND_US
     assert alone.refusal(alone.draft().put("n", at_us=alone.now_us)).code == m.FULL
-    alone.node.slots.bytes_max *= 2
+    alone.node.slots.memory.bytes_max *= 2
     assert alone.commit(alone.draft().put("k0", b"", kind=DELETE, at_us=alone.now_us)) == ["OK"]
     later(alone, 10 * SECOND_US)
     assert alone.full("k0").entry is not None

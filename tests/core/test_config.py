@@ -144,7 +144,7 @@ def test_digest_vector_for_other_implementations() -> None:
     assert {group.hex() for group in config.groups} == {GROUP}
 
 
-DIGEST = "fd9b3b988d8caa4c8cdcc9b43c3b8ea9ebe6f877d55bfd8c0ffab86bd0db52c3"
+DIGEST = "fde9cd28c2acfb8cc6985a365d72f46f895389a6829b978046ca15e7ad9e2f1b"
 GROUP = "3d92d3a2dbbe67efd5ef6ad262d07859"
 
 

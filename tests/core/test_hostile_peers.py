@@ -60,7 +60,7 @@ def test_a_node_answers_any_message_and_what_it_answers_can_be_read(
         for name, stamp in stamps.items():
             held = node.slots.current.get(name)
             assert held.stamp >= stamp if held else node.slots.shard(name).floor_us >= int.from_bytes(stamp[:8], "big")
-        assert node.slots.bytes_used <= limits.bytes_max
+        assert node.slots.memory.bytes_used <= limits.bytes_max
         assert len(node.slots.promises) <= limits.promises_max
         for name, promises in node.slots.open.items():
             held = node.slots.current.get(name)

@@ -66,7 +66,7 @@ def _held(slots: Slots) -> dict[str, Any]:
         "current": {key: id(held) for key, held in slots.current.items()},
         "open": {key: [id(p) for p in open_] for key, open_ in slots.open.items()},
         "promises": {id(p) for p in slots.promises},
-        "bytes": slots.bytes_used,
+        "bytes": slots.memory.bytes_used,
         "shards": {key: shard.number for shard in slots.shards for key in shard.slots},
     }
 

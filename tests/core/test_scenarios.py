@@ -387,7 +387,7 @@ def evict_only_what_is_old(t: Transcript) -> None:
     for i in range(4):
         draft = Draft(t.world.configuration).put(f"old{i}", b"fresh", at_us=START_US + S - i)
         t.give(draft.entry(), "A", "w1")
-    node.slots.bytes_max = node.slots.bytes_used
+    node.slots.memory.bytes_max = node.slots.memory.bytes_used
     t.say("full: a prepare is refused, a commit is not stored, no floor moves")
     early = Draft(t.world.configuration, "w2").put("k", b"early", at_us=START_US + S)
     reply = t.tell("A", early.prepare(), "w2")

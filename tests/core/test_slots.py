@@ -43,22 +43,40 @@ def test_eviction_finds_the_old_behind_any_number_of_busy_slots() -> None:
     put(slots, "old")
     for i in range(40):
         put(slots, f"busy{i}", LATE_US)
-    slots.bytes_max = slots.bytes_used
+    slots.memory.bytes_max = slots.memory.bytes_used
     new = held_of(craft.craft("new", LATE_US, b"v" * 100))
     assert any(slots.store(slot("new"), new, LATE_US + 20_000 * i) for i in range(10))
     assert "old" not in keys(slots)
     assert len(keys(slots)) == 41
 
 
-def test_eviction_takes_from_all_shards_in_turn() -> None:
+def test_eviction_passes_over_recovering_shards() -> None:
+    """protocol 7: a recovering shard evicts nothing; the others of the node do."""
     slots = slots_of(shards=8)
-    for i in range(64):
+    for i in range(32):
         put(slots, f"k{i}")
-    slots.bytes_max = slots.bytes_used
+    for shard in slots.shards[:4]:
+        shard.recovering = True
+    kept = [slot for shard in slots.shards[:4] for slot in shard.slots]
+    slots.memory.bytes_max = slots.memory.bytes_used
     for i in range(8):
         assert put(slots, f"n{i}", LATE_US)
-    touched = [shard for shard in slots.shards if shard.floor_us]
-    assert len(touched) >= 6
+    assert kept
+    assert all(slot in slots.current for slot in kept)
+    assert not any(shard.floor_us for shard in slots.shards[:4])
+
+
+def test_what_is_read_stays_and_what_is_not_goes() -> None:
+    slots = slots_of()
+    for i in range(40):
+        put(slots, f"k{i}")
+    slots.memory.bytes_max = slots.memory.bytes_used
+    read = [slot(f"k{i}") for i in range(0, 40, 4)]
+    for _ in range(2):
+        slots.memory.touched(read)
+    for i in range(30):
+        assert put(slots, f"n{i}", LATE_US + i)
+    assert all(name in slots.current for name in read)
 
 
 def test_what_is_larger_than_the_node_is_refused_and_evicts_nothing() -> None:
@@ -75,15 +93,15 @@ def test_a_batch_is_paid_for_as_long_as_one_of_its_entries_is_held() -> None:
     shared = Batch(craft.certificate(CONFIGURATION, batch), b"".join(c.digest for c in batch), b"")
     for i in range(3):
         slots.store(slot(f"k{i}"), held_of(batch[i], shared, i), START_US)
-    whole = slots.bytes_used
+    whole = slots.memory.bytes_used
     assert whole > 32_000
     for i in range(2):
         slots.drop(slot(f"k{i}"))
-    assert slots.bytes_used > 32_000
+    assert slots.memory.bytes_used > 32_000
     put(slots, "k2", LATE_US, b"")
-    assert slots.bytes_used < 2_000
+    assert slots.memory.bytes_used < 2_000
     slots.drop(slot("k2"))
-    assert slots.bytes_used == 0
+    assert slots.memory.bytes_used == 0
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 400), st.booleans()), max_size=60))
@@ -95,11 +113,11 @@ def test_bytes_used_is_what_is_held_and_within_its_bound(steps: list[tuple[str, 
             slots.drop(slot(key))
         else:
             put(slots, key, now_us, bytes(size))
-        assert slots.bytes_used <= 3500
+        assert slots.memory.bytes_used <= 3500
         assert set(slots.shards[0].slots) == set(slots.current)
     for name in list(slots.current):
         slots.drop(name)
-    assert slots.bytes_used == 0
+    assert slots.memory.bytes_used == 0
 
 
 @given(st.sets(st.text("abc", min_size=1, max_size=4), max_size=30), st.integers(1, 7), st.integers(1, 5000))

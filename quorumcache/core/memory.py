@@ -1,0 +1,174 @@
+"""How much memory the entries of a node take, in all and per namespace, and which keys have to give way.
+
+Belongs here: sums, bounds, and for each pool of memory its policy of eviction. A namespace with a quota is a pool of
+its own; all others share one. Keys are named by the slot of their empty field, and cost what all that hangs on them
+costs. Must not know entries, stamps or floors: what may go at all, the caller decides (slots.py).
+
+What entries of one batch share (certificate, leaves) is counted once for the node, and once in every pool that has any
+of them: so nobody can have another namespace pay for what keeps a batch in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from quorumcache.core.certificate import Batch
+from quorumcache.core.config import Configuration
+from quorumcache.core.eviction import USES_MAX, Place, Policy
+
+#: What one grant costs beside its bitmap: the objects, the signature.
+GRANT_OVERHEAD_BYTES: Final = 208
+#: Of the node's memory, the namespaces without quota count on at least one part in so many, whatever quotas promise.
+_COMMON_PART_MIN: Final = 8
+
+
+class Pool:
+    """Memory that keys compete for. `bytes_max` is the namespace's quota, 0 where there is none. `look_again_us`:
+    before that, looking for something to evict is not worth it."""
+
+    __slots__ = ("bytes_max", "bytes_used", "look_again_us", "namespace", "number", "policy")
+
+    def __init__(self, number: int, namespace: str, bytes_max: int, places: dict[bytes, Place]) -> None:
+        self.number = number
+        self.namespace = namespace
+        self.bytes_max = bytes_max
+        self.bytes_used = 0
+        self.look_again_us = 0
+        self.policy = Policy(places)
+
+
+class Memory:
+    """What the entries of one node cost. `bytes_used` never passes `bytes_max` where callers ask `fits` first."""
+
+    __slots__ = ("_by_namespace", "_quotas_bytes", "_shares", "bytes_max", "bytes_used", "places", "pools")
+
+    def __init__(self, configuration: Configuration, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.bytes_used = 0
+        #: Every key that is here, in whichever pool.
+        self.places: dict[bytes, Place] = {}
+        #: The pool of all namespaces without quota, and then one for each that has one.
+        self.pools = [Pool(0, "", 0, self.places)]
+        self._by_namespace: dict[bytes, Pool] = {}
+        for info in configuration.namespaces:
+            if info.quota_bytes:
+                name = info.name.encode("ascii")
+                pool = Pool(len(self.pools), info.name, info.quota_bytes, self.places)
+                self.pools.append(pool)
+                self._by_namespace[bytes((len(name),)) + name] = pool
+        #: Where there are quotas: how many entries of a batch are in a pool.
+        self._shares: dict[tuple[Batch, int], int] = {}
+        self._quotas_bytes = sum(pool.bytes_max for pool in self.pools)
+
+    def pool_of(self, key: bytes) -> Pool:
+        """The pool that the key is in."""
+        if not self._by_namespace:
+            return self.pools[0]
+        return self._by_namespace.get(key[: 1 + key[0]], self.pools[0])
+
+    def touched(self, keys: Iterable[bytes]) -> None:
+        """These keys were read. Once for each read that a node answers, so it is kept to a few steps."""
+        find = self.places.get
+        for key in keys:
+            place = find(key)
+            if place is not None and place.uses < USES_MAX:
+                place.uses += 1
+
+    # --- sums ---
+
+    def charge(self, key: bytes, change: int) -> None:
+        """So many bytes more, or less, hang on the key; it may be new."""
+        pool = self.pool_of(key)
+        if key in self.places:
+            pool.policy.resized(key, change)
+        else:
+            pool.policy.added(key, change)
+        pool.bytes_used += change
+        self.bytes_used += change
+
+    def forget(self, key: bytes, *, evicted: bool = False) -> None:
+        """Nothing hangs on the key any more. `evicted`: for want of memory."""
+        pool = self.pool_of(key)
+        cost = self.places[key].cost
+        if evicted:
+            pool.policy.evicted(key)
+        else:
+            pool.policy.removed(key)
+        pool.bytes_used -= cost
+        self.bytes_used -= cost
+
+    def hold(self, batch: Batch, key: bytes) -> None:
+        """One more entry, of this key, shares the batch."""
+        if batch.held_count == 0:
+            self.bytes_used += batch_cost(batch)
+        batch.held_count += 1
+        if self._by_namespace:
+            pool = self.pool_of(key)
+            count = self._shares.get((batch, pool.number), 0)
+            if count == 0:
+                pool.bytes_used += batch_cost(batch)
+            self._shares[batch, pool.number] = count + 1
+
+    def release(self, batch: Batch, key: bytes) -> bool:
+        """One entry less, of this key, shares the batch; whether it was the last."""
+        batch.held_count -= 1
+        if batch.held_count == 0:
+            self.bytes_used -= batch_cost(batch)
+        if self._by_namespace:
+            pool = self.pool_of(key)
+            count = self._shares.pop((batch, pool.number)) - 1
+            if count:
+                self._shares[batch, pool.number] = count
+            else:
+                pool.bytes_used -= batch_cost(batch)
+        return batch.held_count == 0
+
+    # --- room ---
+
+    def fits(self, key: bytes, cost: int) -> bool:
+        """Whether the key may cost so many bytes more."""
+        if self.bytes_used + cost > self.bytes_max:
+            return False
+        if not self._by_namespace:
+            return True
+        pool = self.pool_of(key)
+        return not pool.bytes_max or pool.bytes_used + cost <= pool.bytes_max
+
+    def could_fit(self, key: bytes, cost: int) -> bool:
+        """Whether it would fit if nothing else were here: if not, nothing needs to go for it."""
+        most = self.pool_of(key).bytes_max or self.bytes_max
+        return cost <= min(most, self.bytes_max)
+
+    def why_full(self, key: bytes, cost: int) -> str:
+        """Why it does not fit, for whoever wants to write it."""
+        pool = self.pool_of(key)
+        if pool.bytes_max and pool.bytes_used + cost > pool.bytes_max:
+            return f"namespace {pool.namespace} is at its quota, and nothing in it is old enough to evict"
+        return "the node is full, and nothing in it is old enough to evict"
+
+    def givers(self, key: bytes, cost: int) -> Iterator[Pool]:
+        """Who has to give way so that the key can cost so much more: its own namespace where that is at its quota, else
+        whoever uses most of what it may use."""
+        if not self._by_namespace:
+            yield self.pools[0]
+            return
+        pool = self.pool_of(key)
+        if pool.bytes_max and pool.bytes_used + cost > pool.bytes_max:
+            yield pool
+            return
+        common = max(self.bytes_max - self._quotas_bytes, self.bytes_max // _COMMON_PART_MIN)
+        # Quotas that come to more than the memory count in proportion.
+        scale = min(1.0, (self.bytes_max - common) / self._quotas_bytes)
+        yield from sorted(
+            (pool for pool in self.pools if pool.policy.count),
+            key=lambda pool: pool.bytes_used / max(1.0, scale * pool.bytes_max if pool.number else common),
+            reverse=True,
+        )
+
+
+def batch_cost(batch: Batch) -> int:
+    """What the entries of a batch share, for as long as one of them is here: a writer could make one small entry pin
+    the 1,024 leaves and wide bitmaps of its batch, so that counts too."""
+    grants = batch.certificate.grants
+    return len(batch.leaves) + len(batch.counts) + len(grants) * (GRANT_OVERHEAD_BYTES + len(grants[0].bitmap))
