@@ -26,8 +26,8 @@ def activate(node: Node, configuration: Configuration) -> None:
     node.slots.configuration = configuration
     node.verifier.chain[configuration.digest] = configuration
     for slot, held in list(node.slots.current.items()):
-        if configuration.is_revoked(header_writer(held.header)):
-            node.slots.drop(slot)
+        if configuration.is_revoked(header_writer(held.header)) and slot in node.slots.current:
+            node.slots.drop(node.slots.place_of(slot))
     for promise in list(node.slots.promises):
         if configuration.is_revoked(promise.header.writer):
             node.slots.drop_promise(promise)

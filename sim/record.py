@@ -29,6 +29,10 @@ KINDS: Final = (
     "Reject",
     "Ping",
     "Pong",
+    "Outline",
+    "OutlineReply",
+    "Fields",
+    "FieldsReply",
 )
 KIND_OF: Final[dict[type, int]] = {getattr(m, name): number for number, name in enumerate(KINDS)}
 MESSAGE_COLUMNS: Final = ("sent_us", "arrived_us", "source", "target", "kind", "id")

@@ -99,6 +99,8 @@ class Speech:
             st.builds(m.ReadFull, IDS, configurations, st.lists(slots, min_size=1, max_size=8)),
             st.builds(m.Report, IDS, configurations, st.integers(0, (1 << 16) - 1), slots),
             st.builds(m.Ping, IDS, configurations),
+            st.builds(m.Outline, IDS, configurations, slots),
+            st.builds(m.Fields, IDS, configurations, slots, st.binary(min_size=1, max_size=4), slots, bytes_),
         )
         refusals = st.builds(
             m.Refusal,
@@ -128,6 +130,8 @@ class Speech:
             ),
             st.builds(m.ReadFullReply, IDS, TIMES, st.lists(answers, max_size=3)),
             st.builds(m.ReportReply, IDS, TIMES, TIMES, st.lists(self.entries, max_size=4), st.booleans()),
+            st.builds(m.OutlineReply, IDS, TIMES, st.none() | self.entries, TIMES, st.lists(self.entries), bytes_),
+            st.builds(m.FieldsReply, IDS, TIMES, bytes_, st.binary(max_size=64), st.lists(self.entries), st.booleans()),
             st.builds(m.Reject, IDS, TIMES, st.integers(0, 7) | INTS, st.text(max_size=5)),
             st.builds(m.Pong, IDS, TIMES),
         )

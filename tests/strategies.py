@@ -47,7 +47,7 @@ certificates = st.builds(
 paths = st.integers(0, 10).flatmap(lambda n: st.binary(min_size=32 * n, max_size=32 * n))
 entries = st.builds(Entry, headers, small, certificates, positions, paths)
 details = st.text(max_size=200)
-refusals = st.builds(m.Refusal, positions, st.integers(1, 7), times, st.none() | entries, details)
+refusals = st.builds(m.Refusal, positions, st.integers(1, 8), times, st.none() | entries, details)
 items = st.builds(m.Item, positions, headers, small, paths)
 bundles = st.builds(m.Bundle, certificates, small, st.lists(items, min_size=1, max_size=3))
 
@@ -58,13 +58,17 @@ requests = st.one_of(
     st.builds(m.ReadFull, ids, hashes, st.lists(slots, min_size=1, max_size=8)),
     st.builds(m.Report, ids, hashes, st.integers(0, (1 << 16) - 1), slots),
     st.builds(m.Ping, ids, hashes),
+    st.builds(m.Outline, ids, hashes, slots),
+    st.builds(m.Fields, ids, hashes, slots, st.binary(min_size=1, max_size=4), slots, small),
 )
 replies = st.one_of(
     st.builds(m.PrepareReply, ids, times, small, st.just(b"") | signatures, st.lists(refusals, max_size=3)),
     st.builds(m.CommitReply, ids, times, small, st.lists(times, max_size=3)),
     st.builds(m.ReadReply, ids, times, small, st.lists(small, max_size=4)),
     st.builds(m.ReadFullReply, ids, times, st.lists(st.builds(m.FullAnswer, st.none() | entries, times), max_size=3)),
-    st.builds(m.ReportReply, ids, times, times, st.lists(entries, max_size=2), st.booleans()),
+    st.builds(m.ReportReply, ids, times, times, st.lists(entries, max_size=2), st.booleans(), st.booleans()),
+    st.builds(m.OutlineReply, ids, times, st.none() | entries, times, st.lists(entries, max_size=2), small),
+    st.builds(m.FieldsReply, ids, times, st.binary(max_size=48), small, st.lists(entries, max_size=2), st.booleans()),
     st.builds(m.Reject, ids, times, st.integers(0, 9), st.text(max_size=400)),
     st.builds(m.Pong, ids, times),
 )

@@ -17,12 +17,16 @@ from quorumcache.core import messages as m
 from quorumcache.core.certificate import Sign, Verifier
 from quorumcache.core.clock import ClusterClock
 from quorumcache.core.config import Configuration, Group
+from quorumcache.core.generations import Generations
 from quorumcache.core.machine import Machine
 from quorumcache.core.model import BATCH_COUNT_MAX, DELETE, METADATA_BYTES_MAX, TIME_US_MAX, VALUE_BYTES_MAX
 from quorumcache.core.outcome import DENIED, UNAVAILABLE, Failed, Outcome
 from quorumcache.core.read import ReadBatch
-from quorumcache.core.refusal import PendingWrite
+from quorumcache.core.refusal import FieldWrite, PendingWrite
 from quorumcache.core.settle import Settle
+from quorumcache.core.settlekey import SettleKey
+from quorumcache.core.types import FIELD_TYPES
+from quorumcache.core.types.base import base_slot_of, is_base_slot
 from quorumcache.core.write import WriteBatch
 
 _AHEAD_MAX: Final = 4096
@@ -57,6 +61,12 @@ class Coordinator:
         self.sign = sign
         self.nonce = nonce
         self.random_bytes = random_bytes
+        #: A slot's first bytes, with its namespace, for the namespaces whose keys have fields.
+        self.types = {
+            bytes((len(info.name.encode()),)) + info.name.encode(): FIELD_TYPES[info.type]
+            for info in configuration.namespaces
+            if info.type in FIELD_TYPES
+        }
         self.clock = ClusterClock(configuration.q, guess_us)
         #: (nodes, request): what to send. The driver takes the list and empties it.
         self.outbox: list[tuple[tuple[int, ...], m.Request]] = []
@@ -73,6 +83,7 @@ class Coordinator:
         self._behind: dict[bytes, PendingWrite] = {}
         self._delayed: list[tuple[int, int, PendingWrite]] = []
         self._ahead: dict[bytes, int] = {}
+        self.generations = Generations(self)
         self._suspicion = [0.0] * len(configuration.nodes)
         self._unreachable: set[int] = set()
         self._preferred: dict[bytes, tuple[int, ...]] = {}
@@ -106,8 +117,13 @@ class Coordinator:
         expires_at_us: int,
         token: Token,
         metadata: bytes = b"",
+        base_expires_at_us: int = 0,
     ) -> None:
         """Queue a write. Behind one in flight on the same slot, all that queue up collapse into the newest.
+
+        In a namespace whose keys have fields, `metadata` is what follows the generation; a put in the slot of a base
+        gives the key, where it is there, another time to expire; where there is no key, a put in that of a field
+        makes one that expires at `base_expires_at_us`.
 
         Raises ValueError for what no node would accept; it would take the rest of its batch down with it.
         """
@@ -124,7 +140,11 @@ class Coordinator:
             return
         queue = self._behind if slot in self._in_flight else self._ready
         before = queue.get(slot)
-        write = PendingWrite(slot, kind, value, expires_at_us, metadata, [token])
+        write: PendingWrite
+        if self.types and self.is_keyed(slot) and not (kind == DELETE and is_base_slot(slot)):
+            write = FieldWrite(slot, kind, value, expires_at_us, metadata, [token], base_expires_at_us)
+        else:
+            write = PendingWrite(slot, kind, value, expires_at_us, metadata, [token])
         if before is not None:
             write.tokens = before.tokens
             write.tokens.append(token)
@@ -146,8 +166,7 @@ class Coordinator:
         if self._ready:
             ready, self._ready = self._ready, {}
             self._in_flight.update(ready)
-            for group, slots in self._by_group(ready):
-                self._propose(group, [ready[slot] for slot in slots], now_us)
+            self._route(ready, now_us)
 
     def receive(self, node: int, reply: m.Reply, now_us: int) -> None:
         """Take a node's reply. One that answers nothing in flight is only good for its clock."""
@@ -190,8 +209,8 @@ class Coordinator:
                 self.finish_write(write, Failed(UNAVAILABLE, detail))
             else:
                 due[write.slot] = write
-        for group, slots in self._by_group(due):
-            self._propose(group, [due[slot] for slot in slots], now_us)
+        if due:
+            self._route(due, now_us)
 
     def abandon(self, now_us: int) -> None:
         """End everything, as if no answer came any more: nothing waits for an outcome after this."""
@@ -205,6 +224,8 @@ class Coordinator:
             for writes in (self._behind, self._ready):
                 for write in writes.values():
                     self.finish(write.tokens, closed)
+                    if writes is self._ready:
+                        self._in_flight.pop(write.slot, None)
                 writes.clear()
             for machine in list(self._routes.values()):
                 if not machine.finished:
@@ -275,9 +296,30 @@ class Coordinator:
         now_us: int,
     ) -> None:
         """Read these slots in full, for operations that began at `started_us`."""
+        if self.types and any(map(self.is_keyed, slots)):
+            slots, tokens = self._settle_keys(group, slots, tokens, started_us, now_us)
         for at in range(0, len(slots), m.READ_FULL_SLOTS_MAX):
             end = at + m.READ_FULL_SLOTS_MAX
             self.schedule(Settle(self, group, slots[at:end], tokens[at:end], started_us, now_us))
+
+    def _settle_keys(
+        self, group: Group, slots: list[bytes], tokens: list[list[Token]], started_us: int, now_us: int
+    ) -> tuple[list[bytes], list[list[Token]]]:
+        """Settle those slots that are of keys with fields; returns the others."""
+        others: list[bytes] = []
+        others_tokens: list[list[Token]] = []
+        for slot, waiting in zip(slots, tokens, strict=True):
+            if not self.is_keyed(slot):
+                others.append(slot)
+                others_tokens.append(waiting)
+                continue
+            wanted = None if is_base_slot(slot) else (slot,)
+
+            def finish(outcome: Outcome, _at_us: int, waiting: list[Token] = waiting) -> None:
+                self.finish(waiting, outcome)
+
+            self.schedule(SettleKey(self, group, base_slot_of(slot), wanted, finish, started_us, now_us))
+        return others, others_tokens
 
     def retry(self, write: PendingWrite, not_before_us: int, now_us: int) -> None:
         """Propose a refused write again, not before the given time of the own clock."""
@@ -292,9 +334,41 @@ class Coordinator:
         """A write ended; what collapsed behind it becomes ready."""
         self.finish(write.tokens, outcome)
         del self._in_flight[write.slot]
+        if write.on_end is not None:
+            write.on_end(write, outcome)
         behind = self._behind.pop(write.slot, None)
         if behind is not None:
             self._ready[write.slot] = behind
+
+    def is_keyed(self, slot: bytes) -> bool:
+        """Whether the slot is of a key with fields."""
+        return slot[: 1 + slot[0]] in self.types
+
+    def is_in_flight(self, slot: bytes) -> bool:
+        """Whether a write of this slot is on its way."""
+        return slot in self._in_flight
+
+    def take_off(self, write: PendingWrite) -> None:
+        """Note a write of the coordinator's own as on its way; nobody else's is."""
+        self._in_flight[write.slot] = write
+
+    def make_ready(self, write: PendingWrite) -> None:
+        """Send a write that is on its way, but waited, with the next flush."""
+        self._ready[write.slot] = write
+
+    def unrouted_id(self) -> int:
+        """A fresh request id for what needs no answer."""
+        self._next_id = (self._next_id + 1) & ((1 << 63) - 1)
+        return self._next_id
+
+    def propose(self, units: list[list[PendingWrite]], now_us: int) -> None:
+        """Propose writes, in batches that keep each unit together."""
+        groups: dict[bytes, tuple[Group, list[list[PendingWrite]]]] = {}
+        for unit in units:
+            group = self.configuration.group_of(unit[0].slot)
+            groups.setdefault(group.id, (group, []))[1].append(unit)
+        for group, of_group in groups.values():
+            self._propose(group, of_group, now_us)
 
     def is_routed(self, request_id: int) -> bool:
         """Whether replies to this request still matter."""
@@ -367,15 +441,22 @@ class Coordinator:
                 found[1].append(slot)
         return list(groups.values())
 
-    def _propose(self, group: Group, writes: list[PendingWrite], now_us: int) -> None:
+    def _route(self, writes: dict[bytes, PendingWrite], now_us: int) -> None:
+        if self.types:
+            self.propose(self.generations.route(list(writes.values()), now_us), now_us)
+            return
+        for group, slots in self._by_group(writes):
+            self._propose(group, [[writes[slot]] for slot in slots], now_us)
+
+    def _propose(self, group: Group, units: list[list[PendingWrite]], now_us: int) -> None:
         batch: list[PendingWrite] = []
         size = 0
-        for write in writes:
-            cost = len(write.value) + len(write.slot) + 256
-            if batch and (len(batch) >= BATCH_COUNT_MAX or size + cost > m.BATCH_BYTES_MAX):
+        for unit in units:
+            cost = sum(len(write.value) + len(write.slot) + 256 for write in unit)
+            if batch and (len(batch) + len(unit) > BATCH_COUNT_MAX or size + cost > m.BATCH_BYTES_MAX):
                 self.schedule(WriteBatch(self, group, batch, now_us))
                 batch, size = [], 0
-            batch.append(write)
+            batch += unit
             size += cost
         if batch:
             self.schedule(WriteBatch(self, group, batch, now_us))

@@ -41,8 +41,8 @@ class Journal:
     def undo(self, slots: Slots) -> None:
         """Put entries and promises back as they were before. Floors stay where they are, and shards active, and are
         still to be written: a floor is a bound, and a higher one is as true."""
-        for slot, held in self.entries.items():
-            slots.put_back(slot, held)
+        for slot in sorted(self.entries):  # A key's base before its fields.
+            slots.put_back(slot, self.entries[slot])
         for slot, promises in self.promises.items():
             slots.put_back_promises(slot, promises)
         self.entries.clear()

@@ -21,6 +21,7 @@ from quorumcache.core.model import (
     Certificate,
     Entry,
 )
+from quorumcache.core.types.base import KEY_FIELDS_MAX
 
 READ_SLOTS_MAX: Final = 1024
 #: Full answers carry values and certificates: few at a time, so that a reply stays within a frame.
@@ -33,6 +34,9 @@ REPORT_SHARDS_MAX: Final = 256
 REPORT_ENTRIES_MAX: Final = 64
 PATH_BYTES_MAX: Final = 32 * 10
 GROUP_NODES_MAX: Final = 100
+#: An outline has the entries themselves where headers, values and proofs are within this.
+OUTLINE_BYTES_MAX: Final = 256 << 10
+FIELDS_KNOWN_MAX: Final = 65_536
 
 Id = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 TimeUs = Annotated[int, Meta(ge=0, le=(1 << 62))]
@@ -54,6 +58,7 @@ BELOW_FLOOR: Final = 4
 AHEAD: Final = 5
 BUSY: Final = 6
 FULL: Final = 7
+GENERATION: Final = 8
 REFUSALS: Final = {
     DENIED: "DENIED",
     STALE: "STALE",
@@ -62,6 +67,7 @@ REFUSALS: Final = {
     AHEAD: "AHEAD",
     BUSY: "BUSY",
     FULL: "FULL",
+    GENERATION: "GENERATION",
 }
 
 # How a node answers one committed entry (protocol 3, commit).
@@ -71,7 +77,10 @@ REVOKED: Final = 2
 RECOVERING: Final = 3
 COMMIT_FULL: Final = 4
 INVALID: Final = 5
-COMMIT_CODES: Final = ("OK", "EVICTED", "REVOKED", "RECOVERING", "FULL", "INVALID")
+#: For a field: its key is of another generation here; or of none yet, and could be given this one's base.
+OTHER: Final = 6
+NO_BASE: Final = 7
+COMMIT_CODES: Final = ("OK", "EVICTED", "REVOKED", "RECOVERING", "FULL", "INVALID", "OTHER", "NO_BASE")
 
 # Why a node rejects a whole request.
 BAD_FORM: Final = 1
@@ -113,8 +122,9 @@ class Prepare(Request, tag=1):
 
 
 class Refusal(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """Why one header got no grant. `time_us` is the floor (BELOW_FLOOR) or the node's clock (AHEAD), else 0; `proof`
-    is the current entry without its value (STALE); `detail` is for people."""
+    """Why one header got no grant. `time_us` is the floor (BELOW_FLOOR, GENERATION) or the node's clock (AHEAD), else
+    0; `proof` is the current entry (STALE) or the base (GENERATION, where there is one) without its value; `detail` is
+    for people."""
 
     position: Index
     code: int
@@ -164,7 +174,8 @@ class CommitReply(Reply, tag=4):
 
 
 class Read(Request, tag=5):
-    """What is current in these slots? Values are wanted of those in [values_from, values_to)."""
+    """What is current in these slots? Values are wanted of those in [values_from, values_to). The slot of a base stands
+    for its whole key, that of a field for the field and its key's base."""
 
     slots: Annotated[list[SlotBytes], Meta(min_length=1, max_length=READ_SLOTS_MAX)]
     values_from: Annotated[int, Meta(ge=0, le=READ_SLOTS_MAX)] = 0
@@ -173,7 +184,8 @@ class Read(Request, tag=5):
 
 class ReadReply(Reply, tag=6):
     """`digests` has 32 bytes per slot, zeros where it is absent; a digest covers its stamp. `values` has, for each
-    slot in the asked range, its header and its salt and value: two empty strings where absent or left out."""
+    slot in the asked range, its header and its salt and value: two empty strings where absent or left out. Of a key
+    with fields these are the digest and values of keys.py: the base's header, and the fields packed."""
 
     digests: Annotated[bytes, Meta(max_length=32 * READ_SLOTS_MAX)]
     values: Annotated[list[bytes], Meta(max_length=2 * READ_SLOTS_MAX)]
@@ -207,10 +219,48 @@ class Report(Request, tag=9):
 
 class ReportReply(Reply, tag=10):
     """The shard's floor now; its entries in the order of their slots' bytes; `more` where a further page follows.
-    Slots between `after` and the last entry (all above `after` where `more` is false) that are not named are absent."""
+    Slots between `after` and the last entry (all above `after` where `more` is false) that are not named are absent.
+    With `partial`, the last key goes on in the next page, which begins with that key's base again."""
 
     floor_us: TimeUs
     entries: Annotated[list[Entry], Meta(max_length=REPORT_ENTRIES_MAX)]
+    more: bool
+    partial: bool = False
+
+
+class Outline(Request, tag=14):
+    """What is in the key with this base, with all that proves it, or at least an outline of it?"""
+
+    slot: SlotBytes
+
+
+class OutlineReply(Reply, tag=15):
+    """The key's base, or None; the floor of its shard. Where they fit, all its fields' entries; else `buckets` has, for
+    each of its buckets that is not empty, its number and digest (33 bytes), in order."""
+
+    base: Entry | None
+    floor_us: TimeUs
+    entries: Annotated[list[Entry], Meta(max_length=KEY_FIELDS_MAX)]
+    buckets: Annotated[bytes, Meta(max_length=33 * 256)]
+
+
+class Fields(Request, tag=16):
+    """What is in these buckets of a key, after the field in slot `after`? Entries are wanted but for those whose
+    digests' first 8 bytes are in `known`."""
+
+    slot: SlotBytes
+    buckets: Annotated[bytes, Meta(min_length=1, max_length=256)]
+    after: SlotBytes
+    known: Annotated[bytes, Meta(max_length=8 * FIELDS_KNOWN_MAX)]
+
+
+class FieldsReply(Reply, tag=17):
+    """The generation that the key has here (empty: none); the digests of the fields asked for, in the order of
+    (bucket, slot); the entries of those not known to the asker; `more` where a further page follows."""
+
+    generation: Annotated[bytes, Meta(max_length=48)]
+    digests: Annotated[bytes, Meta(max_length=32 * KEY_FIELDS_MAX)]
+    entries: Annotated[list[Entry], Meta(max_length=KEY_FIELDS_MAX)]
     more: bool
 
 
@@ -229,8 +279,10 @@ class Pong(Reply, tag=13):
     """The answer to a ping: the clock is in every reply."""
 
 
-AnyRequest = Prepare | Commit | Read | ReadFull | Report | Ping
-AnyReply = PrepareReply | CommitReply | ReadReply | ReadFullReply | ReportReply | Reject | Pong
+AnyRequest = Prepare | Commit | Read | ReadFull | Report | Ping | Outline | Fields
+AnyReply = (
+    PrepareReply | CommitReply | ReadReply | ReadFullReply | ReportReply | Reject | Pong | OutlineReply | FieldsReply
+)
 
 #: request -> the reply that answers it; `Reject` may answer any.
 TABLE: Final[dict[type[Request], type[Reply]]] = {
@@ -240,4 +292,6 @@ TABLE: Final[dict[type[Request], type[Reply]]] = {
     ReadFull: ReadFullReply,
     Report: ReportReply,
     Ping: Pong,
+    Outline: OutlineReply,
+    Fields: FieldsReply,
 }

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from quorumcache.core import merkle
+from quorumcache.core import fields, merkle
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import (
     Batch,
@@ -22,6 +22,7 @@ from quorumcache.core.certificate import (
 )
 from quorumcache.core.config import Configuration
 from quorumcache.core.evidence import Equivocation, SignedHeader
+from quorumcache.core.keys import pack
 from quorumcache.core.model import (
     ABSENT,
     BATCH_COUNT_MAX,
@@ -34,8 +35,10 @@ from quorumcache.core.model import (
     parse_header,
     slot_parts,
 )
+from quorumcache.core.paging import page_of
 from quorumcache.core.quorum import bitmap_of, full_bitmap
 from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES, Held, Promise, Shard, Slots
+from quorumcache.core.types.base import base_slot_of, is_base_slot
 
 TICK_WORK_MAX: Final = 256
 _FROZEN: Final = "the node's storage takes no writes now, as when its disk is full; its log says why"
@@ -118,6 +121,10 @@ class Node:
                 return self._report(request, now_us)  # type: ignore[arg-type]
             if kind is m.Ping:
                 return m.Pong(request.id, now_us)
+            if kind is m.Outline:
+                return fields.outline(self, request, now_us)  # type: ignore[arg-type]
+            if kind is m.Fields:
+                return fields.fields(self, request, now_us)  # type: ignore[arg-type]
         except Malformed as fault:
             return m.Reject(request.id, now_us, m.BAD_FORM, str(fault))
         return m.Reject(request.id, now_us, m.BAD_FORM, f"no node answers a {name}")
@@ -167,6 +174,7 @@ class Node:
                 or not self._may_promise(now_us)
                 or not self._may_store(header, now_us)
                 or not slots.floor_max_us < header.time_us <= ahead_us
+                or (slots.types and slots.type_of(slot) is not None)
             ):
                 refusal = self._refusal(promise, now_us)
                 if refusal is not None:
@@ -205,11 +213,14 @@ class Node:
             return "the configuration gives the writer no right to write in this namespace"
         if namespace.value_bytes_max and header.size > namespace.value_bytes_max:
             return f"values in this namespace have at most {namespace.value_bytes_max} bytes"
-        if namespace.ttl_s_max and header.kind != DELETE:
+        if namespace.ttl_s_max and header.kind != DELETE and slot_parts(header.slot)[2] == b"":
             latest = now_us + namespace.ttl_s_max * 1_000_000 + self.configuration.max_skew_us
             if not 0 < header.expires_at_us <= latest:
                 return f"values in this namespace live at most {namespace.ttl_s_max} s"
-        if namespace.type == "register" and (header.metadata or slot_parts(header.slot)[2]):
+        kind = self.slots.type_of(header.slot)
+        if kind is not None:
+            return fields.fault_of(kind, header)
+        if header.metadata or slot_parts(header.slot)[2]:
             return "a register has neither fields nor metadata"
         return ""
 
@@ -224,8 +235,8 @@ class Node:
         slots = self.slots
         if slots.frozen:
             return False
-        cost = _cost(header)
-        return slots.memory.fits(header.slot, cost) or slots.make_room(header.slot, cost, now_us)
+        cost, place = _cost(header), slots.place_of(header.slot)
+        return slots.memory.fits(place, cost) or slots.make_room(place, cost, now_us)
 
     def _is_promised(self, header: Header) -> bool:
         here = self.slots.open.get(header.slot)
@@ -241,6 +252,12 @@ class Node:
         if denial:
             return m.Refusal(position, m.DENIED, 0, None, denial)
         slots = self.slots
+        kind = slots.type_of(header.slot)
+        if kind is not None:
+            refusal = fields.refusal_of(self, kind, wanted, now_us)
+            if refusal is not None or self._is_promised(header):
+                return refusal
+            return self._refusal_for_room(wanted, now_us)
         held = slots.current.get(header.slot)
         if held is not None and header.stamp <= held.stamp:
             if held.digest == header.digest:
@@ -251,13 +268,21 @@ class Node:
             if promise.header.stamp == header.stamp:
                 if promise.header.digest == header.digest:
                     return None
-                self._accuse(promise, wanted)
+                self.accuse(promise, wanted)
                 return m.Refusal(position, m.EQUIVOCATION, 0, None, "another header is open under this very stamp")
         shard = slots.shard(header.slot)
         if header.time_us <= shard.floor_us:
             return m.Refusal(position, m.BELOW_FLOOR, shard.floor_us)
         if header.time_us > now_us + self.configuration.max_skew_us:
             return m.Refusal(position, m.AHEAD, now_us)
+        return self._refusal_for_room(wanted, now_us)
+
+    def _refusal_for_room(self, wanted: Promise, now_us: int) -> m.Refusal | None:
+        """Rule 7, and whether there is room for the entry."""
+        position, header = wanted.position, wanted.header
+        slots = self.slots
+        shard = slots.shard(header.slot)
+        here = slots.open.get(header.slot, ())
         if here:
             own = [p for p in here if p.header.writer == header.writer]
             if len(own) >= self.limits.open_max:
@@ -279,7 +304,8 @@ class Node:
         # Making room may have raised the floor, or taken the current entry.
         return None if shard.floor_us == floor_us else self._refusal(wanted, now_us)
 
-    def _accuse(self, first: Promise, second: Promise) -> None:
+    def accuse(self, first: Promise, second: Promise) -> None:
+        """Keep the proof that a writer signed two headers under one stamp."""
         # One proof convicts a writer: more of them would only crowd out those against others.
         writer = first.header.writer
         if writer not in self._accused and len(self._accused) < self.limits.evidence_max:
@@ -342,6 +368,8 @@ class Node:
     def store(self, header: Header, held: Held, now_us: int) -> int:
         """The commit rules of protocol 3, in their order, for one entry that was verified; returns a commit code."""
         slots = self.slots
+        if slots.types and (kind := slots.type_of(header.slot)) is not None:
+            return fields.store(self, kind, header, held, now_us)
         slot, stamp = header.slot, header.stamp
         before = slots.current.get(slot)
         if before is not None and before.digest == held.digest:
@@ -370,6 +398,8 @@ class Node:
     def _read(self, request: m.Read, now_us: int) -> m.Reply:
         current = self.slots.current
         slots = request.slots
+        if self.slots.types:
+            return self._read_keys(request, now_us)
         self.slots.memory.touched(slots)
         found = [current.get(slot) for slot in slots]
         digests = b"".join([ABSENT if held is None else held.digest for held in found])
@@ -384,6 +414,38 @@ class Node:
                     size += len(held.salted)
         return m.ReadReply(request.id, now_us, digests, values)
 
+    def _read_keys(self, request: m.Read, now_us: int) -> m.Reply:
+        """As `_read`, in a cluster with namespaces whose keys have fields."""
+        slots = self.slots
+        for slot in request.slots:
+            slot_parts(slot)  # Raises Malformed.
+        slots.memory.touched(map(slots.place_of, request.slots))
+        digests = b"".join([slots.digest_at(slot) for slot in request.slots])
+        values: list[bytes] = []
+        size = 0
+        for slot in request.slots[request.values_from : request.values_to]:
+            header, salted = self._value_at(slot) if size <= m.REPLY_VALUES_BYTES_MAX else (b"", b"")
+            if len(salted) > m.REPLY_VALUES_BYTES_MAX:
+                header, salted = b"", b""
+            values += (header, salted)
+            size += len(salted)
+        return m.ReadReply(request.id, now_us, digests, values)
+
+    def _value_at(self, slot: bytes) -> tuple[bytes, bytes]:
+        slots = self.slots
+        if slots.type_of(slot) is None:
+            held = slots.current.get(slot)
+            return (b"", b"") if held is None else (held.header, held.salted)
+        key = slots.keys.get(base_slot_of(slot))
+        if key is None:
+            return b"", b""
+        if is_base_slot(slot):
+            if key.size > m.REPLY_VALUES_BYTES_MAX:
+                return b"", b""
+            return key.base.header, pack((key.fields[s].header, key.fields[s].salted) for s in sorted(key.fields))
+        held = key.fields.get(slot)
+        return key.base.header, b"" if held is None else pack([(held.header, held.salted)])
+
     def _read_full(self, request: m.ReadFull, now_us: int) -> m.Reply:
         answers = []
         for slot in request.slots:
@@ -396,9 +458,11 @@ class Node:
     def _report(self, request: m.Report, now_us: int) -> m.Reply:
         if request.shard >= len(self.slots.shards):
             raise Malformed("the configuration has no such shard")
+        if request.after:
+            slot_parts(request.after)
         shard: Shard = self.slots.shards[request.shard]
-        page, more = self.slots.page(shard, request.after, m.REPORT_ENTRIES_MAX, m.REPLY_VALUES_BYTES_MAX)
-        return m.ReportReply(request.id, now_us, shard.floor_us, [held.entry() for held in page], more)
+        page, more, partial = page_of(self.slots, shard, request.after, m.REPORT_ENTRIES_MAX, m.REPLY_VALUES_BYTES_MAX)
+        return m.ReportReply(request.id, now_us, shard.floor_us, [held.entry() for held in page], more, partial)
 
 
 def _cost(header: Header) -> int:

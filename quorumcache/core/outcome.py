@@ -8,11 +8,16 @@ from quorumcache.core.model import Entry
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """A read's value: the header's bytes, salt and value, and the whole entry where one was asked for."""
+    """A read's value: the header's bytes, salt and value, and the whole entry where one was asked for.
+
+    Of a key with fields: the header and entry of its base, and `fields` with headers and salted values: all of them, or
+    the one that was asked for, or none where that is absent; tombstones included.
+    """
 
     header: bytes
     salted: bytes
     entry: Entry | None = None
+    fields: list[tuple[bytes, bytes]] | None = None
 
 
 class Missed(msgspec.Struct, frozen=True, gc=False):

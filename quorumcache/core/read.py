@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quorumcache.core import messages as m
 from quorumcache.core.config import Group
+from quorumcache.core.keys import fields_in
 from quorumcache.core.machine import HEDGE_US, RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
 from quorumcache.core.model import (
     ABSENT,
@@ -41,6 +42,12 @@ def outcome_of(header: bytes, salted: bytes, cluster_us: int, q: int) -> Outcome
     return Found(header, salted)
 
 
+def outcome_of_key(base: bytes, fields: list[tuple[bytes, bytes]], cluster_us: int, q: int) -> Outcome:
+    """As `outcome_of`, for a key with fields and for one of its fields."""
+    outcome = outcome_of(base, b"", cluster_us, q)
+    return outcome if isinstance(outcome, Missed) else Found(base, b"", None, fields)
+
+
 def is_value_of(digest: bytes, header: bytes, salted: bytes) -> bool:
     """Whether header and salted value are those that `digest` covers."""
     return digest_of(header) == digest and value_hash_of(salted) == header[51:83]
@@ -66,6 +73,7 @@ class ReadBatch(Machine):
         "_fetches",
         "_group",
         "_id",
+        "_keyed",
         "_left",
         "_quorum_us",
         "_ranges",
@@ -91,6 +99,8 @@ class ReadBatch(Machine):
         self._group = group
         self._slots = slots
         self._tokens = tokens
+        #: For each slot, whether it is of a key with fields; empty where none is.
+        self._keyed = [context.is_keyed(slot) for slot in slots] if context.types else []
         self._started_us = now_us
         self._answers: dict[int, bytes] = {}  # node -> its digests, joined
         self._rejects: dict[int, m.Reject] = {}
@@ -209,6 +219,14 @@ class ReadBatch(Machine):
                     continue
                 at = (i - low) << 1
                 header, salted = values[at], values[at + 1]
+                if self._keyed and self._keyed[i]:
+                    fields = fields_in(digests[i], self._slots[i], header, salted) if header else None
+                    if fields is not None:
+                        states[i] = _DONE
+                        delivered += 1
+                        self._note_ahead(i, fields, cluster_us, now_us)
+                        context.finish(tokens[i], outcome_of_key(header, fields, cluster_us, q))
+                    continue
                 if not is_value_of(digests[i], header, salted):
                     if self._answers[node][i << 5 : (i + 1) << 5] != digests[i]:
                         # Behind, or lying: another will be the first to be asked for values (protocol 8).
@@ -231,6 +249,10 @@ class ReadBatch(Machine):
             self._finish()
         elif self._ranges.keys() == self._asked.keys():
             self._fetch(now_us)
+
+    def _note_ahead(self, i: int, fields: list[tuple[bytes, bytes]], cluster_us: int, now_us: int) -> None:
+        if len(fields) == 1 and header_time(fields[0][0]) > cluster_us:
+            self._context.note_ahead(self._slots[i], header_time(fields[0][0]), now_us)
 
     def _finish(self) -> None:
         self.finished = True
@@ -263,6 +285,8 @@ class ReadBatch(Machine):
                 if node not in asked and self._answers.get(node, b"")[at : at + 32] == self._digests[i]
             ]
             for node in asked:
+                if self._keyed and self._keyed[i]:
+                    continue  # A large key is left out by honest nodes too.
                 if node in self._ranges and self._answers[node][at : at + 32] == self._digests[i]:
                     reply = self._ranges[node]
                     if sum(map(len, reply.values)) <= m.REPLY_VALUES_BYTES_MAX:
@@ -299,7 +323,16 @@ class ReadBatch(Machine):
         for at, i in enumerate(positions):
             if self._states[i] != _AGREED:
                 continue
-            if fits and is_value_of(self._digests[i], values[2 * at], values[2 * at + 1]):
+            if fits and self._keyed and self._keyed[i]:
+                fields = fields_in(self._digests[i], self._slots[i], values[2 * at], values[2 * at + 1])
+                if fields is None or not values[2 * at]:
+                    hopeless.append(i)
+                    continue
+                self._states[i] = _DONE
+                self._left -= 1
+                self._context.counts["reads_fast"] += 1
+                self._context.finish(self._tokens[i], outcome_of_key(values[2 * at], fields, cluster_us, q))
+            elif fits and is_value_of(self._digests[i], values[2 * at], values[2 * at + 1]):
                 self._states[i] = _DONE
                 self._left -= 1
                 self._context.counts["reads_fast"] += 1

@@ -6,6 +6,7 @@ attempt to attempt. Sending, waiting and counting grants are in write.py. It mus
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +15,9 @@ from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
 from quorumcache.core.model import Malformed, stamp_time
+from quorumcache.core.outcome import Outcome
 from quorumcache.core.quorum import nth_highest, nth_lowest
+from quorumcache.core.types.base import base_slot_of, generation_of
 
 BACKOFF_US: Final = 20_000
 BACKOFF_US_MAX: Final = 500_000
@@ -27,11 +30,13 @@ class PendingWrite:
 
     __slots__ = (
         "attempt",
+        "begins",
         "deadline_us",
         "expires_at_us",
         "first_bound_us",
         "kind",
         "metadata",
+        "on_end",
         "slot",
         "time_min_us",
         "tokens",
@@ -61,8 +66,43 @@ class PendingWrite:
         self.time_min_us = 0
         #: What q informative answers to one attempt, the first that got as many, lay at or below; None until then.
         self.first_bound_us: int | None = None
+        #: Whether it is a base that begins a generation, with fields in the same batch.
+        self.begins = False
+        #: Called when it ended, beside what is done with its tokens.
+        self.on_end: Callable[[PendingWrite, Outcome], None] | None = None
         #: Why the last attempt was refused, for the error.
         self.trouble = ""
+
+
+class FieldWrite(PendingWrite):
+    """A write of one field of a key, or of a base that goes on with a generation: it belongs to a generation, which has
+    to be known first, and may have to be learned again.
+
+    `details` is what follows the generation in the metadata. `creates` is the base that begins the generation in the
+    same batch. `base_expires_at_us`: where no base is known, the one made for this write expires then. `began_us` is
+    when it was first sent, `lessons` how often its generation was learned; `blocked`, whether a new generation was
+    refused for the sake of a live one.
+    """
+
+    __slots__ = ("base_expires_at_us", "began_us", "blocked", "creates", "details", "lessons")
+
+    def __init__(
+        self,
+        slot: bytes,
+        kind: int,
+        value: bytes,
+        expires_at_us: int,
+        details: bytes,
+        tokens: list[Any],
+        base_expires_at_us: int,
+    ) -> None:
+        super().__init__(slot, kind, value, expires_at_us, b"", tokens)
+        self.details = details
+        self.creates: PendingWrite | None = None
+        self.base_expires_at_us = base_expires_at_us
+        self.began_us = 0
+        self.lessons = 0
+        self.blocked = False
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -70,7 +110,8 @@ class Judgement(msgspec.Struct, frozen=True):
 
     `denials`: the details of all DENIED. `proved`: stamps that valid certificates show to stand in the way. `floors`:
     times of BELOW_FLOOR, which are claims. `bounds`: what each informative answer (grant, proven STALE, BELOW_FLOOR)
-    shows the slot to lie at or below. `liars`: nodes whose proof was none.
+    shows the slot to lie at or below. `liars`: nodes whose proof was none. `generations`: those that proofs show to be
+    current, or to have been, at some node; `strays`: how many nodes have another generation than the header's, or none.
     """
 
     denials: list[str]
@@ -78,6 +119,8 @@ class Judgement(msgspec.Struct, frozen=True):
     floors: list[int]
     bounds: list[int]
     liars: list[int]
+    generations: list[bytes]
+    strays: int
 
     def bound_us(self, q: int) -> int | None:
         """The least time that q informative answers lie at or below, or None where they are fewer than q."""
@@ -91,6 +134,8 @@ def judge(verifier: Verifier, slot: bytes, stamp: bytes, refusals: dict[int, m.R
     floors: list[int] = []
     bounds = [0] * granted
     liars: list[int] = []
+    generations: list[bytes] = []
+    strays = 0
     for node, refusal in refusals.items():
         if refusal.code == m.DENIED:
             denials.append(refusal.detail)
@@ -106,10 +151,21 @@ def judge(verifier: Verifier, slot: bytes, stamp: bytes, refusals: dict[int, m.R
                 else:
                     proved.append(header.stamp)
                     bounds.append(header.time_us)
+                    generations.append(generation_of(header.raw))
+        elif refusal.code == m.GENERATION:
+            strays += 1
+            if refusal.proof is not None:
+                try:
+                    header = verifier.check_entry(refusal.proof, with_value=False)
+                    if header.slot != base_slot_of(slot):
+                        raise Malformed("the proof is not of the key's base")
+                except Malformed:
+                    liars.append(node)
+                    strays -= 1
         elif refusal.code == m.BELOW_FLOOR:
             floors.append(refusal.time_us)
             bounds.append(refusal.time_us)
-    return Judgement(denials, proved, floors, bounds, liars)
+    return Judgement(denials, proved, floors, bounds, liars, generations, strays)
 
 
 def asks_for_patience(refusals: dict[int, m.Refusal], hoped: int, q: int, ahead_us: int) -> bool:

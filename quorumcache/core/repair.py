@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 from quorumcache.core import messages as m
-from quorumcache.core.model import Entry, Header, Malformed
+from quorumcache.core.model import Entry, Header, Malformed, stamp_time
 from quorumcache.core.node import Node
 from quorumcache.core.slots import Held, Shard
+from quorumcache.core.types.base import base_slot_of, generation_of, is_base_slot, rank_of
 
 #: Few, so that clients' requests are not stuck behind a pile of reports.
 SHARDS_AT_ONCE_MAX: Final = 8
@@ -21,12 +22,15 @@ SHARD_ENTRIES_MAX: Final = 1 << 20
 
 
 class _PeerReport:
-    __slots__ = ("after", "complete", "entries", "floor_us")
+    __slots__ = ("after", "broken", "complete", "entries", "floor_us", "partial")
 
     def __init__(self) -> None:
         self.after = b""
         self.floor_us = 0
         self.complete = False
+        self.partial = False
+        #: Keys that changed between two pages: what was reported of them may lack fields.
+        self.broken: set[bytes] = set()
         self.entries: dict[bytes, tuple[Header, Entry]] = {}
 
 
@@ -147,10 +151,29 @@ class Recovery:
             raise Malformed("a page that is empty, yet not the last")
         # The highest floor of all pages: no lower than the one at the time of each page.
         report.floor_us = max(report.floor_us, reply.floor_us)
-        for entry in reply.entries:
-            header = self.node.verifier.check_entry(entry)
+        slots = self.node.slots
+        headers = [self.node.verifier.check_entry(entry) for entry in reply.entries]
+        going_on = base_slot_of(report.after) if report.partial else b""
+        if going_on:
+            if headers and headers[0].slot == going_on and headers[0].digest == report.entries[going_on][0].digest:
+                del headers[0], reply.entries[0]
+            else:
+                report.broken.add(going_on)
+        report.partial = reply.partial
+        base: Header | None = report.entries[going_on][0] if going_on else None
+        for header, entry in zip(headers, reply.entries, strict=True):
             if header.slot <= report.after:
                 raise Malformed("a page out of order")
+            if slots.type_of(header.slot) is not None:
+                if is_base_slot(header.slot):
+                    base = header
+                elif (
+                    base is None
+                    or base_slot_of(header.slot) != base.slot
+                    or generation_of(header.raw) != generation_of(base.raw)
+                    or base.slot in report.broken
+                ):
+                    raise Malformed("a field without the base of its generation")
             if self.node.configuration.shard_of(header.slot) != active.shard.number:
                 raise Malformed("an entry of another shard")
             report.after = header.slot
@@ -165,8 +188,15 @@ class Recovery:
         reports = [report for report in active.peers.values() if report.complete]
         if len(reports) >= self._q:
             slots = dict.fromkeys(slot for report in reports for slot in report.entries)
+            keys: dict[bytes, dict[bytes, None]] = {}
+            type_of = self.node.slots.type_of
             for slot in slots:
-                self._recover(slot, reports, now_us)
+                if type_of(slot) is None:
+                    self._recover(slot, reports, now_us)
+                else:
+                    keys.setdefault(base_slot_of(slot), {})[slot] = None
+            for base_slot, found in keys.items():
+                self._recover_key(base_slot, [slot for slot in found if slot != base_slot], reports, now_us)
         else:
             self.abandoned_count += 1
         self.node.slots.activate(active.shard)
@@ -181,8 +211,41 @@ class Recovery:
             return  # Nothing, not the next-highest: that may be older than what a quorum completed.
         if any(slot not in report.entries and report.floor_us >= header.time_us for report in reports):
             return
-        batch, digest = node.verifier.batch_of(entry), header.digest
-        held = Held(digest, header.raw, entry.salted, batch, entry.position, entry.path)
-        if node.slots.store(slot, held, now_us):
+        if node.slots.store(slot, self._held(header, entry), now_us):
             node.slots.settle_promises(slot, header.stamp)
             self.recovered_count += 1
+
+    def _held(self, header: Header, entry: Entry) -> Held:
+        batch = self.node.verifier.batch_of(entry)
+        return Held(header.digest, header.raw, entry.salted, batch, entry.position, entry.path)
+
+    def _recover_key(self, base_slot: bytes, fields: list[bytes], reports: list[_PeerReport], now_us: int) -> None:
+        """A key with fields, as a whole: the highest base, and of its generation the highest of each field. All of it
+        or nothing: who names a generation has all that it ever took under it."""
+        node, slots = self.node, self.node.slots
+        is_revoked = node.configuration.is_revoked
+        if base_slot in slots.current or any(base_slot in report.broken for report in reports):
+            return
+        bases = [report.entries.get(base_slot) for report in reports]
+        header, entry = max((found for found in bases if found is not None), key=lambda pair: rank_of(pair[0].raw))
+        generation = generation_of(header.raw)
+        if is_revoked(header.writer) or any(
+            found is None and report.floor_us >= stamp_time(generation)
+            for found, report in zip(bases, reports, strict=True)
+        ):
+            return
+        chosen: list[tuple[Header, Entry]] = [(header, entry)]
+        for slot in fields:
+            here = [report.entries[slot] for report in reports if slot in report.entries]
+            here = [pair for pair in here if generation_of(pair[0].raw) == generation]
+            if here:
+                chosen.append(max(here, key=lambda pair: pair[0].stamp))
+        if any(is_revoked(header.writer) for header, _ in chosen):
+            return
+        for header, entry in chosen:
+            if not slots.store(header.slot, self._held(header, entry), now_us):
+                if base_slot in slots.current:
+                    slots.drop(base_slot)
+                return
+            slots.settle_promises(header.slot, header.stamp, rank_of(header.raw))
+        self.recovered_count += 1

@@ -15,6 +15,7 @@ from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth
 from quorumcache.core.model import Entry, Malformed
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Found, Missed
 from quorumcache.core.read import outcome_of, rejection
+from quorumcache.core.types.base import is_base_slot
 
 if TYPE_CHECKING:
     from quorumcache.core.coordinator import Coordinator
@@ -283,6 +284,7 @@ class Overtaken(Machine):
         "_group",
         "_holders",
         "_id",
+        "_is_field",
         "_refusers",
         "_slot",
     )
@@ -303,6 +305,7 @@ class Overtaken(Machine):
         self._slot = slot
         self._above = above
         self._grace_end_us = end_us
+        self._is_field = context.is_keyed(slot) and not is_base_slot(slot)
         self._finish = finish
         self._answered: set[int] = set()
         self._holders: set[int] = set()
@@ -329,12 +332,13 @@ class Overtaken(Machine):
             and request_id == self._commit.id
             and len(reply.codes) == 1
         ):
-            if reply.codes[0] in (m.OK, m.EVICTED):
+            # Of a field, EVICTED never counts: its key is gone there, and with it its other fields.
+            if reply.codes[0] == m.OK or (reply.codes[0] == m.EVICTED and not self._is_field):
                 self._refusers.discard(node)
                 self._holders.add(node)
                 if len(self._holders) >= configuration.q:
                     self._end(True, now_us)
-            elif reply.codes[0] == m.REVOKED:
+            elif reply.codes[0] in (m.REVOKED, m.OTHER, m.EVICTED):
                 self._refusers.add(node)
                 if len(self._refusers) > configuration.n - configuration.q:
                     self._end(False, now_us)

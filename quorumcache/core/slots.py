@@ -15,14 +15,19 @@ import msgspec
 from quorumcache.core import merkle
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
+from quorumcache.core.keys import Key
 from quorumcache.core.memory import Memory, Pool
-from quorumcache.core.model import Entry, Header, header_expires_at, header_is_delete
+from quorumcache.core.model import ABSENT, Entry, Header, header_expires_at, header_is_delete, header_slot
+from quorumcache.core.types import FIELD_TYPES, FieldType
+from quorumcache.core.types.base import base_slot_of, generation_of, is_base_slot, rank_of
 
 if TYPE_CHECKING:
     from quorumcache.core.journal import Journal
 
 #: What one entry costs beside its header, salt and value: measured by bench/memory.py, rounded up.
 ENTRY_OVERHEAD_BYTES: Final = 480
+#: What a key with fields costs beside the entries of its base and fields.
+KEY_OVERHEAD_BYTES: Final = 700
 _REAP_SLACK: Final = 1024
 #: How many keys that may not go are looked at in search of one that may, and how long after that nobody looks again.
 _EVICT_LOOKS_MAX: Final = 64
@@ -113,6 +118,17 @@ class Slots:
         self.reaped_count = 0
         self.dropped_promises_count = 0
         self.current: dict[bytes, Held] = {}
+        #: Base slot -> key, for the namespaces whose keys have fields; `current` has their bases and fields too.
+        self.keys: dict[bytes, Key] = {}
+        #: A slot's first bytes, with its namespace -> that namespace's type, where keys have fields.
+        self.types: dict[bytes, FieldType] = {
+            bytes((len(info.name.encode()),)) + info.name.encode(): FIELD_TYPES[info.type]
+            for info in configuration.namespaces
+            if info.type in FIELD_TYPES
+        }
+        #: Below this time nothing is promised in a key with fields: a start with stored state sets it to now
+        #: + 2 max_skew, for keys' own barriers are not stored.
+        self.key_barrier_us = 0
         self.open: dict[bytes, list[Promise]] = {}
         # In the order they were made: an OrderedDict, for a dict's front is slow to find after many deletions.
         self.promises: OrderedDict[Promise, None] = OrderedDict()
@@ -126,6 +142,22 @@ class Slots:
     def shard(self, slot: bytes) -> Shard:
         """The shard that the slot belongs to."""
         return self.shards[self.configuration.shard_of(slot)]
+
+    def type_of(self, slot: bytes) -> FieldType | None:
+        """The type of the slot's namespace, where its keys have fields; None for registers."""
+        return self.types.get(slot[: 1 + slot[0]]) if self.types else None
+
+    def place_of(self, slot: bytes) -> bytes:
+        """The slot that stands for its key in shards and in memory: that of the base, where the key has fields."""
+        return slot if self.type_of(slot) is None else base_slot_of(slot)
+
+    def digest_at(self, slot: bytes) -> bytes:
+        """What a read of this slot reports: the digest of its entry, of a whole key, or of one field and its base;
+        zeros where nothing is there."""
+        if self.types and (key := self.keys.get(base_slot_of(slot))) is not None:
+            return key.digest() if is_base_slot(slot) else key.digest_of(slot)
+        held = self.current.get(slot)
+        return ABSENT if held is None else held.digest
 
     def raise_floor(self, shard: Shard, time_us: int) -> None:
         """Raise a shard's floor to `time_us`; it never goes down."""
@@ -156,8 +188,9 @@ class Slots:
             here.append(promise)
         self.promises[promise] = None
 
-    def settle_promises(self, slot: bytes, stamp: bytes) -> None:
-        """Forget the slot's promises with stamps up to `stamp`: an entry, or a floor, at least as high stands there."""
+    def settle_promises(self, slot: bytes, stamp: bytes, rank: bytes = b"") -> None:
+        """Forget the slot's promises with stamps up to `stamp`: an entry, or a floor, at least as high stands there.
+        For a slot of a key with fields, `rank` is the entry's, and those of ranks up to it are forgotten."""
         here = self.open.get(slot)
         if here is None:
             return
@@ -166,7 +199,7 @@ class Slots:
         promises = self.promises
         kept = []
         for promise in here:
-            if promise.header.stamp <= stamp:
+            if (rank_of(promise.header.raw) <= rank) if rank else (promise.header.stamp <= stamp):
                 del promises[promise]
             else:
                 kept.append(promise)
@@ -209,19 +242,25 @@ class Slots:
             return False
         before = self.current.get(slot)
         cost = _entry_cost(held) - (0 if before is None else _entry_cost(before))
+        keyed = self.type_of(slot) is not None
+        place = base_slot_of(slot) if keyed else slot
+        if keyed and place not in self.keys:
+            cost += KEY_OVERHEAD_BYTES
         memory = self.memory
         memory.hold(held.batch, slot)  # Before making room, which might let go of the last entry that shares it.
-        if not memory.fits(slot, cost) and not self.make_room(slot, cost, now_us):
+        if not memory.fits(place, cost) and not self.make_room(place, cost, now_us):
             memory.release(held.batch, slot)
             return False
-        memory.charge(slot, cost)
+        memory.charge(place, cost)
         if self.journal is not None:
             self.journal.entries.setdefault(slot, before)
-        if before is None:
-            self.shard(slot).slots[slot] = None
-        else:
-            memory.touched((slot,))
+        if before is not None:
+            memory.touched((place,))
             self._release(before.batch, slot)
+        elif not keyed:
+            self.shard(slot).slots[slot] = None
+        if keyed:
+            self._place_in_key(slot, place, held)
         self._place(slot, held)
         return True
 
@@ -229,34 +268,107 @@ class Slots:
         self.current[slot] = held
         header = held.header
         expires_at = header_expires_at(header)
-        if expires_at or header_is_delete(header):
+        if (expires_at or header_is_delete(header)) and (self.type_of(slot) is None or is_base_slot(slot)):
             self._schedule_reap(slot, held.stamp, max(expires_at, held.time_us) + self.age_us)
 
-    def drop(self, slot: bytes, *, evicted: bool = False) -> None:
-        """Drop a current entry, as eviction and reaping do: raises the shard's floor to its stamp's time."""
-        held = self._remove(slot, evicted=evicted)
+    def _place_in_key(self, slot: bytes, base_slot: bytes, held: Held) -> None:
+        """Make `held` its key's base, or one of its fields; what a new generation takes away leaves `current`."""
+        key = self.keys.get(base_slot)
+        if slot != base_slot:
+            assert key is not None, "fields come after their base"
+            key.put(slot, held)
+        elif key is None:
+            self.keys[slot] = Key(held)
+            self.shard(slot).slots[slot] = None
+        else:
+            for gone in key.rebase(held):
+                self._forget_field(gone, base_slot)
+
+    def _forget_field(self, held: Held, base_slot: bytes) -> None:
+        slot = header_slot(held.header)
         if self.journal is not None:
             self.journal.entries.setdefault(slot, held)
-        self.raise_floor(self.shard(slot), held.time_us)
+        del self.current[slot]
+        self.memory.charge(base_slot, -_entry_cost(held))
+        self._release(held.batch, slot)
 
-    def _remove(self, slot: bytes, *, evicted: bool = False) -> Held:
+    def replace_field(self, slot: bytes) -> None:
+        """Let go of a field that another field of its key replaces: that one stands for it."""
+        base_slot = base_slot_of(slot)
+        self._forget_field(self.keys[base_slot].remove(slot), base_slot)
+
+    def drop(self, slot: bytes, *, evicted: bool = False) -> None:
+        """Drop a current entry, as eviction and reaping do: raises the shard's floor to its stamp's time. A key with
+        fields goes as a whole (`slot` is that of its base), and raises the floor to the highest stamp among them."""
+        time_us = self.newest_us(slot)
+        key = self.keys.get(slot)
+        if self.journal is not None:
+            self.journal.entries.setdefault(slot, self.current[slot])
+            if key is not None:
+                for field_slot, held in key.fields.items():
+                    self.journal.entries.setdefault(field_slot, held)
+        self._remove(slot, evicted=evicted)
+        self.raise_floor(self.shard(slot), time_us)
+
+    def newest_us(self, slot: bytes) -> int:
+        """The time of the latest stamp that goes where this slot is dropped: its entry's, or the highest in its key."""
+        key = self.keys.get(slot) if self.types else None
+        return self.current[slot].time_us if key is None else max(key.newest_us, key.barrier_us)
+
+    def _remove(self, slot: bytes, *, evicted: bool = False) -> None:
         held = self.current.pop(slot)
         self.memory.forget(slot, evicted=evicted)
         self._release(held.batch, slot)
         del self.shard(slot).slots[slot]
-        return held
+        key = self.keys.pop(slot, None) if self.types else None
+        if key is not None:
+            for field_slot, field in key.fields.items():
+                del self.current[field_slot]
+                self._release(field.batch, field_slot)
 
     # --- what storage does: it loads what it has, and puts back what it could not write (none of it is noted) ---
 
     def put_back(self, slot: bytes, held: Held | None) -> None:
-        """Make `held` current, or nothing, whatever is there, however full the node is, and without raising a floor."""
+        """Make `held` current, or nothing, whatever is there, however full the node is, and without raising a floor.
+        Of a key with fields, the base comes before the fields: in the order of the slots' bytes."""
+        keyed = self.type_of(slot) is not None
+        if keyed and not is_base_slot(slot):
+            self._put_field_back(slot, base_slot_of(slot), held)
+            return
+        key = self.keys.get(slot)
+        if key is not None and held is not None and generation_of(held.header) == key.generation:
+            self.memory.hold(held.batch, slot)
+            self.memory.charge(slot, _entry_cost(held) - _entry_cost(key.base))
+            self._release(key.base.batch, slot)
+            key.rebase(held)
+            self._place(slot, held)
+            return
+        barrier_us = 0 if key is None else self.newest_us(slot)
         if slot in self.current:
             self._remove(slot)
         if held is not None:
             self.memory.hold(held.batch, slot)
-            self.memory.charge(slot, _entry_cost(held))
+            self.memory.charge(slot, _entry_cost(held) + (KEY_OVERHEAD_BYTES if keyed else 0))
             self.shard(slot).slots[slot] = None
+            if keyed:
+                self.keys[slot] = key = Key(held)
+                key.barrier_us = barrier_us
             self._place(slot, held)
+
+    def _put_field_back(self, slot: bytes, base_slot: bytes, held: Held | None) -> None:
+        key = self.keys.get(base_slot)
+        if key is None:
+            return  # A field without its base counts for nothing.
+        if slot in key.fields:
+            before = key.remove(slot)
+            del self.current[slot]
+            self.memory.charge(base_slot, -_entry_cost(before))
+            self._release(before.batch, slot)
+        if held is not None:
+            self.memory.hold(held.batch, slot)
+            self.memory.charge(base_slot, _entry_cost(held))
+            key.put(slot, held)
+            self.current[slot] = held
 
     def put_back_promises(self, slot: bytes, promises: Sequence[Promise]) -> None:
         """Make these the slot's open promises."""
@@ -304,7 +416,7 @@ class Slots:
 
     def _may_go(self, slot: bytes, now_us: int) -> bool:
         """Whether the age rule of protocol 7 and the slot's shard let it go, should there be a reason."""
-        return self.current[slot].time_us < now_us - self.age_us and not self.shard(slot).recovering
+        return self.newest_us(slot) < now_us - self.age_us and not self.shard(slot).recovering
 
     def _schedule_reap(self, slot: bytes, stamp: bytes, at_us: int) -> None:
         if len(self._reap) > 2 * len(self.current) + _REAP_SLACK:
@@ -330,25 +442,15 @@ class Slots:
                 if len(waiting) >= count_max:
                     break
                 continue
+            if self.types and self.newest_us(slot) + self.age_us >= now_us:
+                waiting.append((self.newest_us(slot) + self.age_us + 1, slot, stamp))  # It has younger fields.
+                continue
             self.drop(slot)
             self.reaped_count += 1
             reaped += 1
         for late in waiting:
             heapq.heappush(self._reap, late)
         return reaped
-
-    def page(self, shard: Shard, after: bytes, count_max: int, bytes_max: int) -> tuple[list[Held], bool]:
-        """A page of the shard's entries in the order of their slots, after `after`; and whether more follow."""
-        following = heapq.nsmallest(count_max + 1, (s for s in shard.slots if s > after))
-        page: list[Held] = []
-        size = 0
-        for slot in following[:count_max]:
-            held = self.current[slot]
-            size += len(held.header) + len(held.salted)
-            if page and size > bytes_max:
-                return page, True
-            page.append(held)
-        return page, len(following) > count_max
 
     def __iter__(self) -> Iterator[tuple[bytes, Held]]:
         return iter(self.current.items())

@@ -7,7 +7,7 @@ sockets, or what values mean.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from quorumcache.core import merkle
 from quorumcache.core import messages as m
@@ -16,8 +16,10 @@ from quorumcache.core.config import Group
 from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
 from quorumcache.core.model import (
     SALT_BYTES,
+    STAMP_BYTES,
     TIME_US_MAX,
     Certificate,
+    Entry,
     Grant,
     digest_of,
     encode_header,
@@ -29,6 +31,8 @@ from quorumcache.core.outcome import DENIED, MISMATCH, UNAVAILABLE, UNKNOWN, Fai
 from quorumcache.core.quorum import full_bitmap, is_bitmap
 from quorumcache.core.read import rejection
 from quorumcache.core.refusal import (
+    FieldWrite,
+    Judgement,
     PendingWrite,
     asks_for_patience,
     judge,
@@ -36,11 +40,14 @@ from quorumcache.core.refusal import (
     raise_time,
     summary_of,
 )
-from quorumcache.core.settle import Overtaken
+from quorumcache.core.settle import Overtaken, commit_of
 
 if TYPE_CHECKING:
     from quorumcache.core.coordinator import Coordinator
 
+
+#: How often a node that says it lacks a base is given it at once; a liar would say so for ever.
+_BASES_GIVEN_MAX: Final = 3
 
 # How far a header of the batch is.
 _ASKED, _CERTIFIED, _LEFT = 0, 1, 2
@@ -49,11 +56,13 @@ _ASKED, _CERTIFIED, _LEFT = 0, 1, 2
 class _CommitPart:
     """One commit message of a batch: its positions, and who answered for which."""
 
-    __slots__ = ("acks", "full", "nodes", "partial", "positions", "request", "revoked")
+    __slots__ = ("full", "gone", "partial", "positions", "request", "revoked", "without_base")
 
     def __init__(self, positions: list[int], request: m.Commit) -> None:
         self.positions = positions
         self.request = request
+        self.gone: dict[int, set[int]] = {}  # place of a field -> nodes where its generation is not, and will not be
+        self.without_base: dict[int, int] = {}  # node -> how often it lacked a base
         self.full: set[int] = set()  # nodes that hold all of it
         self.partial: dict[int, set[int]] = {}  # node -> places in `positions` that it answered for
         self.revoked: set[int] = set()
@@ -65,6 +74,8 @@ class WriteBatch(Machine):
     __slots__ = (
         "_again_us",
         "_answered_us",
+        "_bases",
+        "_certified_bases",
         "_commits",
         "_context",
         "_grants",
@@ -109,6 +120,8 @@ class WriteBatch(Machine):
         self._headers: list[bytes] = []
         self._salted: list[bytes] = []
         self._stamps: list[bytes] = []
+        self._certified_bases: set[bytes] = set()
+        self._bases = {write.slot: i for i, write in enumerate(writes) if write.begins}
         digests: list[bytes] = []
         common = stamp_of(time_us, writer, context.nonce)
         for i, write in enumerate(writes):
@@ -118,6 +131,12 @@ class WriteBatch(Machine):
                 least_us = min(least_us, TIME_US_MAX)
                 stamp = stamp_of(least_us, writer, context.nonce)
                 context.note_ahead(write.slot, least_us, now_us)
+            if isinstance(write, FieldWrite):
+                # A base comes before what it begins with: `self._stamps` has it.
+                base = write.creates
+                generation = write.metadata[:STAMP_BYTES] if base is None else self._stamps[self._bases[base.slot]]
+                stamp = max(stamp, generation)
+                write.metadata = generation + write.details
             salted = salts[i * SALT_BYTES : (i + 1) * SALT_BYTES] + write.value
             header = encode_header(
                 write.slot,
@@ -211,6 +230,8 @@ class WriteBatch(Machine):
         certified, refused = [], []
         grants = list(self._grants.values())
         for i in asked:
+            if self._base_is_open(i):
+                continue
             granted = sum(grant.bitmap[i >> 3] >> (i & 7) & 1 for grant in grants)
             if granted >= q:
                 certified.append(i)
@@ -220,10 +241,21 @@ class WriteBatch(Machine):
         if certified:
             self._certify(certified, now_us)
         for i in refused:
-            self._refused(i, may_wait, now_us)
+            if self._states[i] == _ASKED:
+                self._refused(i, may_wait, now_us)
+        if certified and any(self._writes[i].begins for i in certified) and _ASKED in self._states:
+            self._evaluate(now_us)  # The fields that waited for their base.
+            return
         if _ASKED in self._states:
             self._schedule(now_us)
         self._close_if_done()
+
+    def _base_is_open(self, i: int) -> bool:
+        """Whether this is a field whose base, in this batch, is not certified yet: without it the field is nothing."""
+        write = self._writes[i]
+        if not isinstance(write, FieldWrite) or write.creates is None:
+            return False
+        return write.creates.slot not in self._certified_bases
 
     def _refused(self, i: int, may_wait: bool, now_us: int) -> None:
         """A header that q nodes will not grant: raise its time, or find that it was overtaken, or wait, or fail.
@@ -238,8 +270,10 @@ class WriteBatch(Machine):
         for node in judgement.liars:
             context.suspect(node, 4.0, lie=True)
         if len(judgement.denials) > f:
+            failed = Failed(DENIED, judgement.denials[0] or "no right to write here")
             self._leave(i)
-            context.finish_write(write, Failed(DENIED, judgement.denials[0] or "no right to write here"))
+            self._leave_fields(write, failed, now_us)
+            context.finish_write(write, failed)
             return
         write.trouble = summary_of(refusals, len(self._refusals), len(self._group.members))
         ahead_us = stamp_time(stamp) - context.clock.time_us(now_us)
@@ -253,7 +287,25 @@ class WriteBatch(Machine):
                 return
             # No floor or entry asks for that: it was a wrong guess of cluster time, made before nodes told theirs.
             self._leave(i)
+            if write.begins:
+                self._leave_fields(write, None, now_us)
+                context.finish_write(write, Failed(UNAVAILABLE, write.trouble))
+                return
             context.retry(write, now_us, now_us)
+            return
+        if write.begins:
+            # Another's base, or a floor, is in the way: look again what there is.
+            self._leave(i)
+            cluster_us = context.clock.time_us(now_us)
+            raise_time(write, stamp, judgement.proved, judgement.floors, configuration, cluster_us)
+            self._leave_fields(write, None, now_us, blocked=judgement.strays > 0)
+            context.finish_write(write, Failed(UNAVAILABLE, write.trouble))
+            return
+        if isinstance(write, FieldWrite) and (
+            judgement.strays or any(g != write.metadata[:STAMP_BYTES] for g in judgement.generations)
+        ):
+            self._leave(i)
+            context.generations.relearn(write, now_us)
             return
         if write.first_bound_us is None:
             # Any attempt will do: what q answers to it did not show was not complete when the write began. Without a
@@ -261,12 +313,33 @@ class WriteBatch(Machine):
             write.first_bound_us = judgement.bound_us(q)
             if write.first_bound_us is None and may_wait:
                 return
-        elif judgement.proved and stamp_time(stamp) > write.first_bound_us:
+        elif judgement.proved and stamp_time(stamp) > write.first_bound_us and self._may_precede(write, judgement):
             self._leave(i)
             self._overtaken(write, stamp, max(judgement.proved), now_us)
             return
         self._leave(i)
         self._raise_time(write, stamp, judgement.proved, judgement.floors, now_us)
+
+    def _may_precede(self, write: PendingWrite, judgement: Judgement) -> bool:
+        """Whether the write may count as ordered just before what overtook it. Not so a delete before a base that goes
+        on with what was to be deleted."""
+        if isinstance(write, FieldWrite) or not self._context.is_keyed(write.slot):
+            return True
+        above = max(judgement.proved)
+        return judgement.generations[judgement.proved.index(above)] == above
+
+    def _leave_fields(self, base: PendingWrite, failed: Failed | None, now_us: int, *, blocked: bool = False) -> None:
+        """The base of these fields is not to be: they fail with it, or learn what there is instead."""
+        for i, write in enumerate(self._writes):
+            if isinstance(write, FieldWrite) and write.creates is base and self._states[i] != _LEFT:
+                self._leave(i)
+                if failed is not None:
+                    self._context.finish_write(write, failed)
+                else:
+                    write.time_min_us = max(write.time_min_us, base.time_min_us)
+                    write.blocked = blocked
+                    write.trouble = base.trouble
+                    self._context.generations.relearn(write, now_us)
 
     def _raise_time(
         self, write: PendingWrite, stamp: bytes, proved: list[bytes], floors: list[int], now_us: int
@@ -315,6 +388,7 @@ class WriteBatch(Machine):
         )
         part: list[int] = []
         size = 0
+        self._certified_bases.update(self._writes[i].slot for i in positions if self._writes[i].begins)
         for i in positions:
             self._states[i] = _CERTIFIED
             cost = len(self._salted[i]) + len(self._headers[i])
@@ -324,6 +398,10 @@ class WriteBatch(Machine):
             part.append(i)
             size += cost
         self._commit(certificate, part)
+        for i in positions:
+            if self._writes[i].begins:
+                path = merkle.path_of(self._leaves, i)
+                context.generations.certified(Entry(self._headers[i], self._salted[i], certificate, i, path))
         if _ASKED not in self._states:
             context.forget(self._id)
         self._resend_us = RESEND_US
@@ -353,8 +431,16 @@ class WriteBatch(Machine):
             part.full.add(node)
             part.partial.pop(node, None)
         else:
-            # Only OK and EVICTED count; RECOVERING and FULL may turn into OK when asked again.
-            part.partial[node] = {at for at, code in enumerate(codes) if code in (m.OK, m.EVICTED)}
+            # Only OK and EVICTED count, of fields only OK; RECOVERING and FULL may turn into OK when asked again.
+            part.partial[node] = {
+                at
+                for at, code in enumerate(codes)
+                if code == m.OK or (code == m.EVICTED and not isinstance(self._writes[part.positions[at]], FieldWrite))
+            }
+            if m.OTHER in codes or m.EVICTED in codes:
+                self._note_gone(part, node, codes)
+            if m.NO_BASE in codes:
+                self._give_bases(part, node, codes)
             if len(part.partial[node]) == count:
                 part.full.add(node)
                 del part.partial[node]
@@ -371,10 +457,49 @@ class WriteBatch(Machine):
                 part,
                 [at for at in range(count) if whole + sum(at in h for h in holders) >= q],
             )
+            if part.gone:
+                self._leave_gone(request_id, part, now_us)
             if len(part.revoked) > configuration.n - q:
                 failed = Failed(UNKNOWN, "the writer was revoked while its write was on the way")
                 self._end_part(request_id, part, failed)
         self._close_if_done()
+
+    def _note_gone(self, part: _CommitPart, node: int, codes: bytes) -> None:
+        for at, code in enumerate(codes):
+            if code in (m.OTHER, m.EVICTED) and isinstance(self._writes[part.positions[at]], FieldWrite):
+                part.gone.setdefault(at, set()).add(node)
+
+    def _leave_gone(self, request_id: int, part: _CommitPart, now_us: int) -> None:
+        """Fields that no quorum can hold any more under their generation are written again under another one."""
+        configuration = self._context.configuration
+        for at, nodes in list(part.gone.items()):
+            i = part.positions[at]
+            if len(nodes) > configuration.n - configuration.q and self._states[i] == _CERTIFIED:
+                self._leave(i)
+                write = self._writes[i]
+                assert isinstance(write, FieldWrite)
+                self._context.generations.relearn(write, now_us)
+        if all(self._states[i] == _LEFT for i in part.positions):
+            self._drop_part(request_id)
+
+    def _give_bases(self, part: _CommitPart, node: int, codes: bytes) -> None:
+        """The node has not heard of these fields' generation: send it the bases, and the fields once more."""
+        tries = part.without_base.get(node, 0)
+        part.without_base[node] = tries + 1
+        if tries < _BASES_GIVEN_MAX:
+            self._send_bases(part, node)
+            self._context.send((node,), part.request)
+
+    def _send_bases(self, part: _CommitPart, node: int) -> None:
+        context = self._context
+        given: set[bytes] = set()
+        for i in part.positions:
+            write = self._writes[i]
+            if self._states[i] == _CERTIFIED and isinstance(write, FieldWrite):
+                entry = context.generations.base_of(write.slot, write.metadata[:STAMP_BYTES])
+                if entry is not None and entry.header not in given:
+                    given.add(entry.header)
+                    context.send((node,), commit_of(context.unrouted_id(), context.configuration.digest, entry))
 
     def _complete(self, request_id: int, part: _CommitPart, places: Any) -> None:
         finish_write = self._context.finish_write
@@ -472,6 +597,9 @@ class WriteBatch(Machine):
                     context.suspect(node, 0.5)
         for part in self._commits.values():
             silent = tuple(n for n in members if n not in part.full)
+            for node in part.without_base:
+                if node in silent:
+                    self._send_bases(part, node)
             if silent:
                 context.send(silent, part.request)
 

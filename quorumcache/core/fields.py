@@ -1,0 +1,225 @@
+"""What a node does with keys that have fields: the rules of prepare and commit for bases and fields, and what it tells
+of a key (protocol 6 with its repairs).
+
+A node takes a field only under the generation that is current at it, and lets go of a key only as a whole: so whoever
+names a generation has all that it ever took under it. It must not know how clients use that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quorumcache.core import messages as m
+from quorumcache.core.keys import Key, bucket_of
+from quorumcache.core.model import DELETE, Entry, Header, Malformed, header_expires_at, slot_parts, stamp_time
+from quorumcache.core.slots import Held, Promise
+from quorumcache.core.types.base import (
+    GENERATION_BYTES,
+    KEY_SIZE_MAX,
+    FieldType,
+    base_fault,
+    base_slot_of,
+    generation_of,
+    is_base_slot,
+    rank_of,
+)
+
+if TYPE_CHECKING:
+    from quorumcache.core.node import Node
+
+
+def fault_of(kind: FieldType, header: Header) -> str:
+    """Prepare rule 1, by form: why no node may promise this header; empty where it may."""
+    return base_fault(header) if is_base_slot(header.slot) else kind.fault(header)
+
+
+def refusal_of(node: Node, kind: FieldType, wanted: Promise, now_us: int) -> m.Refusal | None:
+    """Prepare rules 2 to 6 for a base or a field, in their order, and what its type and its key's bounds forbid; None
+    where all of that allows it. The caller has checked rule 1, and goes on with 7."""
+    position, header = wanted.position, wanted.header
+    slots = node.slots
+    slot, stamp = header.slot, header.stamp
+    held = slots.current.get(slot)
+    if held is not None:
+        if held.digest == header.digest:
+            return None
+        # By stamp alone: whatever the generation, a stamp up to the current one may have been promised before.
+        if stamp <= held.stamp:
+            return m.Refusal(position, m.STALE, 0, held.entry(with_value=False))
+    here = slots.open.get(slot, ())
+    for promise in here:
+        if promise.header.stamp == stamp:
+            if promise.header.digest == header.digest:
+                return None
+            node.accuse(promise, wanted)
+            return m.Refusal(position, m.EQUIVOCATION, 0, None, "another header is open under this very stamp")
+    generation = generation_of(header.raw)
+    base_slot = base_slot_of(slot)
+    key = slots.keys.get(base_slot)
+    shard = slots.shard(slot)
+    if key is not None:
+        if generation < key.generation or (generation == key.generation and not _is_live(key, now_us)):
+            return m.Refusal(position, m.GENERATION, 0, key.base.entry(with_value=False))
+    elif (
+        (generation != stamp or slot != base_slot)
+        and stamp_time(generation) <= shard.floor_us
+        and not any(p.header.stamp == generation and not p.header.metadata for p in slots.open.get(base_slot, ()))
+    ):
+        # Gone here for good: not even its base is open.
+        return m.Refusal(position, m.GENERATION, shard.floor_us, None, "the key's generation is gone here")
+    if slot == base_slot and generation == stamp and header.kind != DELETE:
+        refusal = _refusal_to_begin(node, wanted, key, now_us)
+        if refusal is not None:
+            return refusal
+    floor_us = max(shard.floor_us, slots.key_barrier_us, 0 if key is None else key.barrier_us)
+    if header.time_us <= floor_us:
+        return m.Refusal(position, m.BELOW_FLOOR, floor_us)
+    if max(header.time_us, 0 if slot == base_slot else kind.seen_us(header)) > now_us + node.configuration.max_skew_us:
+        return m.Refusal(position, m.AHEAD, now_us)
+    if slot == base_slot or key is None or generation != key.generation:
+        return None
+    fault = kind.fault_beside(
+        header,
+        None if held is None else held.header,
+        [p.header for p in here if p.header.metadata[:GENERATION_BYTES] == generation],
+    )
+    if fault:
+        return m.Refusal(position, m.DENIED, 0, None, fault)
+    if held is None and not kind.fits(
+        header, [field.header for field in key.fields.values()] if kind.replaces else key.fields
+    ):
+        return m.Refusal(position, m.DENIED, 0, None, f"the key has {kind.fields_max} fields, deleted ones among them")
+    if key.size + len(header.raw) + header.size > KEY_SIZE_MAX:
+        return m.Refusal(position, m.DENIED, 0, None, f"the key would have more than {KEY_SIZE_MAX} bytes")
+    return None
+
+
+def _refusal_to_begin(node: Node, wanted: Promise, key: Key | None, now_us: int) -> m.Refusal | None:
+    """Whether a new generation may begin here. Not beside a live one: that would be the end of what was written under
+    it. And not right after another's promise: of two that begin at once, one is to see the other's base. The wait is
+    longer for the higher stamp, so that nodes that were reached in different orders come to let one of them pass."""
+    slots = node.slots
+    if key is not None and _is_live(key, now_us):
+        return m.Refusal(wanted.position, m.GENERATION, 0, key.base.entry(with_value=False))
+    stamp = wanted.header.stamp
+    grace_us = node.configuration.grace_us
+    for promise in slots.open.get(wanted.header.slot, ()):
+        other = promise.header
+        if other.kind == DELETE or other.metadata or other.stamp[8:] == stamp[8:]:
+            continue
+        if now_us - promise.recorded_us < (grace_us if stamp < other.stamp else 3 * grace_us):
+            return m.Refusal(wanted.position, m.BUSY, 0, None, "another writer is beginning this key")
+    return None
+
+
+def _is_live(key: Key, now_us: int) -> bool:
+    """Whether the key is neither deleted nor expired, by the node's own clock."""
+    expires_at_us = header_expires_at(key.base.header)
+    return not key.is_deleted and not 0 < expires_at_us <= now_us
+
+
+def store(node: Node, kind: FieldType, header: Header, held: Held, now_us: int) -> int:
+    """The commit rules for a base or a field that was verified; returns a commit code."""
+    slots = node.slots
+    slot, stamp = header.slot, header.stamp
+    base_slot = base_slot_of(slot)
+    before = slots.current.get(slot)
+    if before is not None and before.digest == held.digest:
+        return m.OK
+    if node.configuration.is_revoked(header.writer):
+        return m.REVOKED
+    key = slots.keys.get(base_slot)
+    rank = rank_of(header.raw)
+    generation = rank[:GENERATION_BYTES]
+    if key is None:
+        shard = slots.shard(slot)
+        if stamp_time(generation) <= shard.floor_us and not (
+            slot == base_slot
+            and generation == stamp
+            and any(p.header.digest == held.digest for p in slots.open.get(slot, ()))
+        ):
+            # What is gone here stays gone: a node that took this generation back would lack what it once had of it.
+            if slots.frozen and slot in slots.open:
+                return m.COMMIT_FULL
+            slots.settle_promises(slot, stamp, rank)
+            return m.RECOVERING if shard.recovering else m.EVICTED
+        if slot != base_slot:
+            return m.NO_BASE
+    elif slot == base_slot:
+        if rank <= rank_of(key.base.header):
+            # A base that goes on with an older generation than this one has not done what its writer wants.
+            return m.OK if generation in (stamp, key.generation) else m.OTHER
+    else:
+        if generation > key.generation:
+            return m.NO_BASE
+        if generation < key.generation or key.is_deleted:
+            return m.OTHER
+        if before is not None and stamp <= before.stamp:
+            return m.OK
+        if kind.replaces and kind.replaced(header.raw, [field.header for field in key.fields.values()]):
+            slots.settle_promises(slot, stamp, rank)
+            return m.OK
+    if not slots.store(slot, held, now_us):
+        return m.COMMIT_FULL
+    slots.settle_promises(slot, stamp, rank)
+    if kind.replaces and slot != base_slot:
+        key = slots.keys[base_slot]
+        for other, field in list(key.fields.items()):
+            if other != slot and kind.replaced(field.header, (held.header,)):
+                slots.replace_field(other)
+    return m.OK
+
+
+def outline(node: Node, request: m.Outline, now_us: int) -> m.Reply:
+    """What the node has of one key: whole where it is small, else the digests of its buckets."""
+    key, floor_us = _key_at(node, request.slot)
+    if key is None:
+        return m.OutlineReply(request.id, now_us, None, floor_us, [], b"")
+    base = key.base.entry()
+    proof_bytes = sum(map(proof_cost, key.fields.values())) if len(key.fields) <= 512 else m.OUTLINE_BYTES_MAX
+    if key.size + proof_bytes < m.OUTLINE_BYTES_MAX:
+        entries = [key.fields[slot].entry() for slot in sorted(key.fields)]
+        return m.OutlineReply(request.id, now_us, base, floor_us, entries, b"")
+    known = key.buckets()
+    buckets = b"".join([bytes((number,)) + known[number] for number in sorted(known)])
+    return m.OutlineReply(request.id, now_us, base, floor_us, [], buckets)
+
+
+def fields(node: Node, request: m.Fields, now_us: int) -> m.Reply:
+    """A page of some of a key's buckets."""
+    key, _ = _key_at(node, request.slot)
+    if key is None:
+        return m.FieldsReply(request.id, now_us, b"", b"", [], False)
+    if len(request.known) % 8:
+        raise Malformed("what is known of fields has 8 bytes each")
+    known = {request.known[at : at + 8] for at in range(0, len(request.known), 8)}
+    numbers = sorted(set(request.buckets))
+    digests: list[bytes] = []
+    entries: list[Entry] = []
+    size = 0
+    after = (bucket_of(request.after), request.after) if request.after else (-1, b"")
+    for number in numbers:
+        bucket = key.in_bucket(number)
+        for slot in sorted(bucket):
+            if (number, slot) <= after:
+                continue
+            held = key.fields[slot]
+            if held.digest[:8] not in known:
+                size += len(held.header) + len(held.salted) + proof_cost(held)
+                if entries and size > m.REPLY_VALUES_BYTES_MAX:
+                    return m.FieldsReply(request.id, now_us, key.generation, b"".join(digests), entries, True)
+                entries.append(held.entry())
+            digests.append(held.digest)
+    return m.FieldsReply(request.id, now_us, key.generation, b"".join(digests), entries, False)
+
+
+def _key_at(node: Node, slot: bytes) -> tuple[Key | None, int]:
+    slot_parts(slot)
+    if node.slots.type_of(slot) is None or not is_base_slot(slot):
+        raise Malformed("this is not the base of a key with fields")
+    return node.slots.keys.get(slot), node.slots.shard(slot).floor_us
+
+
+def proof_cost(held: Held) -> int:
+    """About how many bytes an entry's certificate and path take in a reply."""
+    return 512 + 96 * len(held.batch.certificate.grants)
