@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from quorumcache.version import VERSION
 
 if TYPE_CHECKING:
-    from quorumcache.client import Client, SyncClient
+    from quorumcache.client import Client, DataKeys, SyncClient
     from quorumcache.client.database import Change, PostgresStore, ReadThrough, SqliteStore, Store, WriteThrough
     from quorumcache.errors import (
+        CannotOpen,
         ConfigurationError,
         ConfigurationMismatch,
         DeadlineExceeded,
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "CannotOpen",
     "Change",
     "Client",
     "ConfigurationError",
     "ConfigurationMismatch",
+    "DataKeys",
     "DeadlineExceeded",
     "InvalidKey",
     "InvalidProof",
@@ -62,7 +65,7 @@ __all__ = [
 
 __version__ = VERSION
 
-_CLIENTS: Final = ("Client", "SyncClient")
+_CLIENTS: Final = ("Client", "DataKeys", "SyncClient")
 _DATABASE: Final = ("Change", "PostgresStore", "ReadThrough", "SqliteStore", "Store", "WriteThrough")
 _HOMES: Final = {
     **dict.fromkeys(_CLIENTS, "quorumcache.client"),

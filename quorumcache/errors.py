@@ -8,6 +8,7 @@
         DeadlineExceeded       ... nothing happened in time
         ConfigurationMismatch  ... different epochs: load the newer configuration
         QueueFull              ... too much waits for the database already
+      CannotOpen               a sealed value that this client's data keys do not open: the text says why
       OutcomeUnknown           a write may or may not have happened: read, then decide
       StoreFailed              the database behind the cache failed; a write to it may or may not have happened
       PeerMisbehaved           a node sent what no correct node sends: `node` says which
@@ -67,6 +68,12 @@ class PermissionDenied(QuorumCacheError):
     """f+1 nodes, so at least one correct one, say that this writer may not do this. Nothing was written.
 
     Retrying does not help: ask an administrator for the right, or use another key.
+    """
+
+
+class CannotOpen(QuorumCacheError):
+    """A value that clients seal, and that this client's data keys do not open: the text says which key is missing, or
+    that it was sealed for another place. The value is of no use; reading it again will not help.
     """
 
 

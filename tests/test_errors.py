@@ -51,6 +51,7 @@ def test_each_error_has_exactly_one_culprit() -> None:
     culprits = (
         errors.Misuse,
         errors.PermissionDenied,
+        errors.CannotOpen,
         errors.Unavailable,
         errors.OutcomeUnknown,
         errors.StoreFailed,

@@ -15,6 +15,7 @@ from quorumcache.errors import Misuse
 
 CLUSTER_VARIABLE = "QUORUMCACHE_CLUSTER"
 KEY_VARIABLE = "QUORUMCACHE_KEY"
+DATA_KEYS_VARIABLE = "QUORUMCACHE_DATA_KEYS"
 
 ClusterOption: TypeAlias = Annotated[
     Path | None,
@@ -29,6 +30,15 @@ KeyOption: TypeAlias = Annotated[
         "-k",
         envvar=KEY_VARIABLE,
         help="A writer's key file. Unless given, the only one in keys/ beside cluster.toml.",
+        show_default=False,
+    ),
+]
+DataKeysOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-keys",
+        envvar=DATA_KEYS_VARIABLE,
+        help="The file of data keys, where clients seal the namespace's values.",
         show_default=False,
     ),
 ]

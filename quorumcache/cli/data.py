@@ -14,6 +14,7 @@ import typer
 from quorumcache.cli import exits
 from quorumcache.cli.connecting import (
     ClusterOption,
+    DataKeysOption,
     KeyOption,
     NamespaceOption,
     TimeoutOption,
@@ -34,6 +35,7 @@ def get(
         typer.Option(metavar="FILE", help="Also write a portable proof of the value there.", show_default=False),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="A miss that is not certain is an error.")] = False,
+    data_keys: DataKeysOption = None,
     timeout: TimeoutOption = 5.0,
 ) -> None:
     """Print the value of a key, as it is. Exit status 1: there is no such key.
@@ -42,7 +44,8 @@ def get(
 
     Example: [bold]quorumcache get hello[/bold]
     """
-    found = _run(_get(cluster_path(cluster), namespace, bytes_of(key), proof is not None, strict, timeout))
+    connect = {"namespace": namespace, "data_keys": data_keys, "timeout": timeout}
+    found = _run(_get(cluster_path(cluster), connect, bytes_of(key), proof is not None, strict))
     if found is None:
         typer.echo(f"No value: there is no key {key!r}, or it has expired.", err=True)
         raise typer.Exit(exits.NOT_FOUND)
@@ -67,6 +70,7 @@ def set_(
     ttl: Annotated[
         float | None, typer.Option(help="Seconds to live; for ever unless given.", show_default=False)
     ] = None,
+    data_keys: DataKeysOption = None,
     timeout: TimeoutOption = 5.0,
 ) -> None:
     """Set a key to a value, signed by a writer. When it returns, every later get finds it.
@@ -76,7 +80,8 @@ def set_(
     path = cluster_path(cluster)
     writer = key_path(path, key_file)
     data = _standard_input() if value == "-" else bytes_of(value)
-    _run(_set(path, writer, namespace, bytes_of(key), data, ttl, timeout))
+    connect = {"key": writer, "namespace": namespace, "data_keys": data_keys, "timeout": timeout}
+    _run(_set(path, connect, bytes_of(key), data, ttl))
     if sys.stderr.isatty():
         until = f", for {ttl:g} s" if ttl is not None else ""
         typer.secho(f"Set {key!r}: {len(data)} bytes{until}.", dim=True, err=True)
@@ -87,6 +92,7 @@ def delete(
     cluster: ClusterOption = None,
     key_file: KeyOption = None,
     namespace: NamespaceOption = None,
+    data_keys: DataKeysOption = None,
     timeout: TimeoutOption = 5.0,
 ) -> None:
     """Delete a key, whether it is there or not.
@@ -94,36 +100,35 @@ def delete(
     Example: [bold]quorumcache delete hello[/bold]
     """
     path = cluster_path(cluster)
-    _run(_delete(path, key_path(path, key_file), namespace, bytes_of(key), timeout))
+    connect = {"key": key_path(path, key_file), "namespace": namespace, "data_keys": data_keys, "timeout": timeout}
+    _run(_delete(path, connect, bytes_of(key)))
     if sys.stderr.isatty():
         typer.secho(f"Deleted {key!r}.", dim=True, err=True)
 
 
 async def _get(
-    cluster: Path, namespace: str | None, key: bytes, with_proof: bool, strict: bool, timeout: float
+    cluster: Path, connect: dict[str, Any], key: bytes, with_proof: bool, strict: bool
 ) -> tuple[bytes, bytes] | None:
     from quorumcache.client import Client
 
-    async with await Client.connect(cluster, namespace=namespace, timeout=timeout) as client:
+    async with await Client.connect(cluster, **connect) as client:
         if with_proof:
             return await client.get(key, strict=strict, with_proof=True)
         value = await client.get(key, strict=strict)
         return None if value is None else (value, b"")
 
 
-async def _set(
-    cluster: Path, writer: Path, namespace: str | None, key: bytes, value: bytes, ttl: float | None, timeout: float
-) -> None:
+async def _set(cluster: Path, connect: dict[str, Any], key: bytes, value: bytes, ttl: float | None) -> None:
     from quorumcache.client import Client
 
-    async with await Client.connect(cluster, key=writer, namespace=namespace, timeout=timeout) as client:
+    async with await Client.connect(cluster, **connect) as client:
         await client.set(key, value, ttl=ttl)
 
 
-async def _delete(cluster: Path, writer: Path, namespace: str | None, key: bytes, timeout: float) -> None:
+async def _delete(cluster: Path, connect: dict[str, Any], key: bytes) -> None:
     from quorumcache.client import Client
 
-    async with await Client.connect(cluster, key=writer, namespace=namespace, timeout=timeout) as client:
+    async with await Client.connect(cluster, **connect) as client:
         await client.delete(key)
 
 

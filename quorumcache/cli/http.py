@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from quorumcache.cli.connecting import ClusterOption, KeyOption, TimeoutOption, cluster_path, key_path
+from quorumcache.cli.connecting import ClusterOption, DataKeysOption, KeyOption, TimeoutOption, cluster_path, key_path
 
 
 def http(
@@ -20,6 +20,7 @@ def http(
         bool,
         typer.Option("--allow-remote", help="Listen on an address that other machines reach, for all who reach it."),
     ] = False,
+    data_keys: DataKeysOption = None,
     timeout: TimeoutOption = 10.0,
     watch_stdin: Annotated[bool, typer.Option("--watch-stdin", hidden=True)] = False,
 ) -> None:
@@ -41,7 +42,9 @@ def http(
         )
     path = cluster_path(cluster)
     writer = None if read_only else key_path(path, key_file)
-    run_loop(_serve(path, writer, host, port, timeout, allow_remote, watch_stdin))
+    run_loop(
+        _serve(path, {"key": writer, "data_keys": data_keys, "timeout": timeout}, host, port, allow_remote, watch_stdin)
+    )
 
 
 def _is_loopback(host: str) -> bool:
@@ -56,7 +59,7 @@ def _is_loopback(host: str) -> bool:
 
 
 async def _serve(
-    cluster: Path, key: Path | None, host: str, port: int, timeout: float, any_name: bool, watch_stdin: bool
+    cluster: Path, connect: dict[str, Any], host: str, port: int, any_name: bool, watch_stdin: bool
 ) -> None:
     from quorumcache.cli.loops import end_of_service, words_of
     from quorumcache.client import Client
@@ -64,13 +67,13 @@ async def _serve(
     from quorumcache.gateway.http import HttpGateway
 
     end = end_of_service(with_stdin=watch_stdin)
-    async with await Client.connect(cluster, key=key, timeout=timeout) as client:
+    async with await Client.connect(cluster, **connect) as client:
         gateway = HttpGateway(client, host=host.strip("[]"), port=port, any_name=any_name)
         try:
             await gateway.start()
         except OSError as problem:
             raise Misuse(f"cannot listen on {host} port {port}: {words_of(problem)}. Another port: --port") from None
-        may = "read only" if key is None else "read and write"
+        may = "read only" if connect["key"] is None else "read and write"
         typer.echo(
             f"Serving cluster {client.configuration.cluster_id} ({may}) on http://{host}:{gateway.port}", err=True
         )

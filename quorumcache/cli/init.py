@@ -28,6 +28,10 @@ def init(
     namespaces: Annotated[
         str, typer.Option(help="Namespaces: name, or name=writer+writer to let only these write.")
     ] = "default",
+    encrypt: Annotated[
+        str, typer.Option(help="Those namespaces whose values clients seal, so that nodes cannot read them.")
+    ] = "",
+    hide_keys: Annotated[str, typer.Option(help="Those of them whose keys clients hide, too.")] = "",
     host: Annotated[str, typer.Option(help="Host of all nodes' addresses.")] = "127.0.0.1",
     base_port: Annotated[int, typer.Option(help="The first node's port; the others follow.")] = 7411,
     addresses: Annotated[
@@ -59,7 +63,17 @@ def init(
     spaces = []
     for item in _names(namespaces):
         name, limited, allowed = item.partition("=")
-        spaces.append(NamespaceInfo(name, writers=tuple(allowed.split("+")) if limited else ("*",)))
+        spaces.append(
+            NamespaceInfo(
+                name,
+                writers=tuple(allowed.split("+")) if limited else ("*",),
+                encryption="client" if name in _names(encrypt) else "none",
+                hide_keys=name in _names(hide_keys),
+            )
+        )
+    unknown = sorted({*_names(encrypt), *_names(hide_keys)} - {space.name for space in spaces})
+    if unknown:
+        raise ConfigurationError(f"{unknown[0]!r} is to be sealed, and is none of the --namespaces")
     if not spaces or not _names(writers):
         raise ConfigurationError("--writers and --namespaces take at least one name each: nobody could use the cluster")
     founded = found_cluster(

@@ -2,5 +2,6 @@
 
 from quorumcache.client.client import Client
 from quorumcache.client.sync import SyncClient
+from quorumcache.wire.sealing import DataKeys
 
-__all__ = ["Client", "SyncClient"]
+__all__ = ["Client", "DataKeys", "SyncClient"]

@@ -16,8 +16,18 @@ from typing import Any, Final, Literal, Self, TypeVar, overload
 from quorumcache.client.bulk import Many, Part
 from quorumcache.client.engine import Engine, now_us
 from quorumcache.client.serializers import Serializer, serializer_of
+from quorumcache.client.vault import DataKeysSource, Vault, vault_for
 from quorumcache.core.config import Configuration, SignedConfiguration
-from quorumcache.core.model import DELETE, KEY_BYTES_MAX, PUT, TIME_US_MAX, VALUE_BYTES_MAX, header_expires_at, slot_of
+from quorumcache.core.model import (
+    DELETE,
+    KEY_BYTES_MAX,
+    PUT,
+    TIME_US_MAX,
+    VALUE_BYTES_MAX,
+    header_expires_at,
+    header_stamp,
+    slot_of,
+)
 from quorumcache.core.outcome import DENIED, MISMATCH, UNKNOWN, Failed, Found, Missed, Outcome, Written
 from quorumcache.errors import (
     ConfigurationMismatch,
@@ -64,15 +74,26 @@ class Client:
     times out in the caller's hand, leaves nothing behind; a write that was cancelled may or may not take effect.
     """
 
-    def __init__(self, engine: Engine, signed: SignedConfiguration, namespace: str, serializer: Serializer) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        signed: SignedConfiguration,
+        namespace: str,
+        serializer: Serializer,
+        data_keys: DataKeysSource | None = None,
+    ) -> None:
         """Not for callers: use `connect`."""
+        self._data_keys = data_keys
+        self._vault = vault_for(engine.configuration, namespace, data_keys)
+        self._seal = self._vault.seal if self._vault is not None else None
         self._engine = engine
         self._signed = signed
         self._namespace = namespace
         info = engine.configuration.namespace(namespace.encode())
         # A limit of 0 is no limit of the namespace's own; what a header can name stays one.
         limit = info.value_bytes_max if info is not None else 0
-        self._value_bytes_max = min(limit or VALUE_BYTES_MAX, VALUE_BYTES_MAX)
+        more = Vault.bytes_more if self._vault is not None else 0
+        self._value_bytes_max = min(limit or VALUE_BYTES_MAX, VALUE_BYTES_MAX) - more
         self._ttl_s_max = info.ttl_s_max if info is not None else 0
         self._serializer = serializer
         self._dumps = serializer.dumps
@@ -89,13 +110,15 @@ class Client:
         serializer: str | Serializer = "bytes",
         timeout: float = 10.0,
         compress: bool = False,
+        data_keys: DataKeysSource | None = None,
     ) -> Self:
         """Connect to a cluster.
 
         `cluster`: its TOML file, or the signed configuration. `key`: a writer's key file, or the key; without one the
         client only reads. `namespace`: which one; the configuration's first unless named. `serializer`: "bytes", "str",
         "json", "msgpack", "pickle", or an object with `dumps` and `loads`. `timeout`: seconds to wait for enough nodes.
-        `compress`: offer compression of large frames.
+        `compress`: offer compression of large frames. `data_keys`: what values are sealed with in namespaces whose
+        encryption is "client": a file, the keys, or a function that gives either for a namespace's name.
 
         Raises ConfigurationError, KeyFileError, Misuse for wrong arguments; PermissionDenied where the cluster does not
         know the key; Unavailable where too few nodes answer.
@@ -113,7 +136,7 @@ class Client:
                 "cluster, or have its administrators add the key"
             )
         engine = Engine(configuration, key, compress=compress)
-        client = cls(engine, signed, namespace, serializer_of(serializer))
+        client = cls(engine, signed, namespace, serializer_of(serializer), data_keys)
         try:
             await engine.start(timeout)
         except BaseException:
@@ -139,7 +162,7 @@ class Client:
         """A client for another namespace, over the same sessions: closing one closes both. Raises Misuse where there
         is no such namespace."""
         name = _namespace_in(self.configuration, namespace)
-        return type(self)(self._engine, self._signed, name, self._serializer)
+        return type(self)(self._engine, self._signed, name, self._serializer, self._data_keys)
 
     @property
     def unreachable(self) -> dict[str, str]:
@@ -210,9 +233,10 @@ class Client:
         value may still be there. With `with_proof=True` it is a pair: the value, and the bytes of a portable proof of
         it (entry, certificate and configuration), which `quorumcache verify FILE` checks anywhere and offline.
         """
-        outcome = await self._read(self._slot(key), with_proof)
+        slot = self._slot(key)
+        outcome = await self._read(slot, with_proof)
         if type(outcome) is Found:
-            value = self._loads(outcome.salted[16:])
+            value = self._loads(self._value(slot, outcome))
             if not with_proof:
                 return value
             assert outcome.entry is not None, "a full read ends with the whole entry"
@@ -229,9 +253,9 @@ class Client:
         outcomes = await self._many(slots, None)
         loads = self._loads
         found = {}
-        for key, outcome in zip(wanted, outcomes, strict=True):
+        for key, slot, outcome in zip(wanted, slots, outcomes, strict=True):
             if type(outcome) is Found:
-                found[key] = loads(outcome.salted[16:])
+                found[key] = loads(self._value(slot, outcome))
             else:
                 self._check_miss(outcome, strict)
         return found
@@ -299,7 +323,7 @@ class Client:
         if type(outcome) is not Found:
             self._check_miss(outcome, False)
             return False
-        value = outcome.salted[16:]
+        value = self._value(slot, outcome)
         self._check_written(await self._write(slot, PUT, value, self._expires_at(ttl)))
         return True
 
@@ -321,7 +345,7 @@ class Client:
         if not engine.admit():
             await engine.admitted()
         future: asyncio.Future[Outcome] = engine.loop.create_future()
-        engine.core.write(slot, kind, value, expires_at_us, future)
+        engine.core.write(slot, kind, value, expires_at_us, future, seal=self._seal)
         engine.kick()
         return await future
 
@@ -341,7 +365,7 @@ class Client:
                     core.read(slot, Part(many, i))
                 else:
                     value, kind, expires_at_us = writes[i]
-                    core.write(slot, kind, value, expires_at_us, Part(many, i))
+                    core.write(slot, kind, value, expires_at_us, Part(many, i), seal=self._seal)
         finally:
             engine.kick()
         return await many.future
@@ -359,7 +383,14 @@ class Client:
         length = len(data)
         if not 0 < length <= KEY_BYTES_MAX:
             raise InvalidKey(f"a key of {length} bytes; keys have 1 to {KEY_BYTES_MAX} bytes")
+        if self._vault is not None:
+            data = self._vault.name_of(data)
+            length = len(data)
         return b"%b%b%b\0\0" % (self._prefix, length.to_bytes(2, "big"), data)
+
+    def _value(self, slot: bytes, found: Found) -> bytes:
+        value = found.salted[16:]
+        return value if self._vault is None else self._vault.open(slot, header_stamp(found.header), value)
 
     def _data(self, value: Any) -> bytes:
         data = self._dumps(value)

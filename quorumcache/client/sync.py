@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 
 from quorumcache.client.client import Client, Key
 from quorumcache.client.serializers import Serializer
+from quorumcache.client.vault import DataKeysSource
 from quorumcache.core.config import SignedConfiguration
 from quorumcache.errors import Misuse
 from quorumcache.wire.keys import SigningKey
@@ -37,6 +38,7 @@ class SyncClient:
         serializer: str | Serializer = "bytes",
         timeout: float = 10.0,
         compress: bool = False,
+        data_keys: DataKeysSource | None = None,
     ) -> None:
         """Connect; arguments and errors are those of `Client.connect`."""
         self._loop = asyncio.new_event_loop()
@@ -46,7 +48,13 @@ class SyncClient:
         try:
             self._client = self._run(
                 Client.connect(
-                    cluster, key=key, namespace=namespace, serializer=serializer, timeout=timeout, compress=compress
+                    cluster,
+                    key=key,
+                    namespace=namespace,
+                    serializer=serializer,
+                    timeout=timeout,
+                    compress=compress,
+                    data_keys=data_keys,
                 )
             )
         except BaseException:

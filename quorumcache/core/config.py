@@ -178,6 +178,8 @@ def _namespace(table: "_Table") -> NamespaceInfo:
         value_bytes_max=table.integer("value_bytes_max", 0),
         ttl_s_max=table.integer("ttl_s_max", 0),
         quota_bytes=table.integer("quota_bytes", 0),
+        encryption=table.text("encryption", "none"),
+        hide_keys=table.boolean("hide_keys", False),
     )
     table.done()
     return namespace

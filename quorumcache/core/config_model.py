@@ -41,6 +41,7 @@ SIGNATURE_BYTES = 64
 
 TYPES = ("register", "siblings", "counter", "set", "map")
 MODES = ("quorum", "primary")
+ENCRYPTIONS = ("none", "client")
 STATUSES = ("active", "retired", "revoked")
 EVERY_WRITER = ("*",)
 
@@ -73,7 +74,10 @@ class WriterInfo:
 @dataclass(frozen=True, slots=True)
 class NamespaceInfo:
     """A namespace. `writers` are names, or ("*",) for every writer listed; a limit of 0 is no limit. `quota_bytes`:
-    what its keys may take of each node's memory."""
+    what its keys may take of each node's memory.
+
+    `encryption` "client": clients seal values, and with `hide_keys` keys too, under data keys that nodes do not have.
+    """
 
     name: str
     type: str = "register"
@@ -82,6 +86,8 @@ class NamespaceInfo:
     value_bytes_max: int = 0
     ttl_s_max: int = 0
     quota_bytes: int = 0
+    encryption: str = "none"
+    hide_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +326,8 @@ def to_document(config: Configuration) -> dict[str, object]:
                 "value_bytes_max": x.value_bytes_max,
                 "ttl_s_max": x.ttl_s_max,
                 "quota_bytes": x.quota_bytes,
+                **({"encryption": x.encryption} if x.encryption != "none" else {}),
+                **({"hide_keys": True} if x.hide_keys else {}),
             }
             for x in config.namespaces
         ],
@@ -420,6 +428,11 @@ def _check(config: Configuration) -> None:
         _check_name(f"{at}.name", namespace.name)
         _check_choice(f"{at}.type", namespace.type, TYPES)
         _check_choice(f"{at}.mode", namespace.mode, MODES)
+        _check_choice(f"{at}.encryption", namespace.encryption, ENCRYPTIONS)
+        if namespace.encryption != "none" and namespace.type != "register":
+            raise _error(f"{at}.encryption", "clients seal the values of registers only; the type has to be register")
+        if namespace.hide_keys and namespace.encryption == "none":
+            raise _error(f"{at}.hide_keys", 'keys are hidden only where values are sealed: encryption = "client"')
         _check_range(f"{at}.value_bytes_max", namespace.value_bytes_max, 0, VALUE_BYTES_MAX)
         _check_range(f"{at}.ttl_s_max", namespace.ttl_s_max, 0, TTL_S_MAX)
         if namespace.quota_bytes:

@@ -118,12 +118,16 @@ class Coordinator:
         token: Token,
         metadata: bytes = b"",
         base_expires_at_us: int = 0,
+        seal: Callable[[bytes, bytes, bytes], bytes] | None = None,
     ) -> None:
         """Queue a write. Behind one in flight on the same slot, all that queue up collapse into the newest.
 
         In a namespace whose keys have fields, `metadata` is what follows the generation; a put in the slot of a base
         gives the key, where it is there, another time to expire; where there is no key, a put in that of a field
         makes one that expires at `base_expires_at_us`.
+
+        `seal(slot, stamp, value)`, where given, makes of a put's value what is sent; it is called for each stamp that
+        the write is proposed under.
 
         Raises ValueError for what no node would accept; it would take the rest of its batch down with it.
         """
@@ -145,6 +149,7 @@ class Coordinator:
             write = FieldWrite(slot, kind, value, expires_at_us, metadata, [token], base_expires_at_us)
         else:
             write = PendingWrite(slot, kind, value, expires_at_us, metadata, [token])
+        write.seal = seal if kind != DELETE else None
         if before is not None:
             write.tokens = before.tokens
             write.tokens.append(token)

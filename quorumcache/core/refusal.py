@@ -37,6 +37,7 @@ class PendingWrite:
         "kind",
         "metadata",
         "on_end",
+        "seal",
         "slot",
         "time_min_us",
         "tokens",
@@ -59,6 +60,8 @@ class PendingWrite:
         self.expires_at_us = expires_at_us
         self.metadata = metadata
         self.tokens = tokens
+        #: Seals the value for a slot and stamp, anew for each attempt; None where values go as they are.
+        self.seal: Callable[[bytes, bytes, bytes], bytes] | None = None
         self.attempt = 0
         #: op_time after the first send.
         self.deadline_us = 0

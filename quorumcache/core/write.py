@@ -137,13 +137,14 @@ class WriteBatch(Machine):
                 generation = write.metadata[:STAMP_BYTES] if base is None else self._stamps[self._bases[base.slot]]
                 stamp = max(stamp, generation)
                 write.metadata = generation + write.details
-            salted = salts[i * SALT_BYTES : (i + 1) * SALT_BYTES] + write.value
+            value = write.value if write.seal is None else write.seal(write.slot, stamp, write.value)
+            salted = salts[i * SALT_BYTES : (i + 1) * SALT_BYTES] + value
             header = encode_header(
                 write.slot,
                 stamp,
                 write.kind,
                 value_hash_of(salted),
-                len(write.value),
+                len(value),
                 write.expires_at_us,
                 write.metadata,
             )

@@ -48,7 +48,15 @@ class HttpGateway:
         self._listener = Listener(host, port)
         self.requests_count = 0
         self._client = client
-        self._clients = {info.name: client.within(info.name) for info in client.configuration.namespaces}
+        self._clients: dict[str, Client] = {}
+        self._sealed: dict[str, str] = {}  # namespaces whose values this client cannot open: why
+        for info in client.configuration.namespaces:
+            try:
+                self._clients[info.name] = client.within(info.name)
+            except errors.KeyFileError:
+                raise
+            except errors.Misuse as fault:
+                self._sealed[info.name] = str(fault)
         self._any_name = any_name
         self._under_way = 0
 
@@ -162,6 +170,8 @@ class HttpGateway:
         """The client for the request's namespace, and its key: all after the namespace, percent-decoded, as bytes."""
         name = request.match_info["namespace"]
         client = self._clients.get(name)
+        if client is None and name in self._sealed:
+            raise errors.Misuse(self._sealed[name])
         if client is None:
             raise errors.Misuse(f"there is no namespace {name[:100]!r}; there are {', '.join(self._clients)}")
         key = unquote_to_bytes(request.rel_url.raw_path.split("/", 3)[3])

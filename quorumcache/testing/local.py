@@ -45,10 +45,11 @@ class LocalCluster:
     With `processes=True` each node is a process, which `kill`, `pause` and `resume` need; else all run in this process
     and event loop, which starts faster. Storage is memory: a node that was killed comes back empty and recovers.
 
-    `writers`: names, each with a key of its own. `byzantine`: node -> behaviour for nodes that lie from the start (see
-    `quorumcache.testing.byzantine.NAMES`; "honest" is one, to be changed later). `max_skew`, `op_time`, `grace`:
-    seconds; smaller than a real cluster's, so that tests do not wait. `change_s`: how long "changing" keeps a lie.
-    `bytes_max`: what entries may cost in each node. `tls`: whether sessions are encrypted.
+    `writers`: names, each with a key of its own. `namespaces`: further ones, beside `namespace`. `byzantine`: node ->
+    behaviour for nodes that lie from the start (see `quorumcache.testing.byzantine.NAMES`; "honest" is one, to be
+    changed later). `max_skew`, `op_time`, `grace`: seconds; smaller than a real cluster's, so that tests do not wait.
+    `change_s`: how long "changing" keeps a lie. `bytes_max`: what entries may cost in each node. `tls`: whether
+    sessions are encrypted.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class LocalCluster:
         processes: bool = False,
         writers: Sequence[str] = ("default",),
         namespace: str = "default",
+        namespaces: Sequence[NamespaceInfo] = (),
         byzantine: Mapping[int, str] | None = None,
         max_skew: float = 0.1,
         op_time: float = 5.0,
@@ -89,7 +91,7 @@ class LocalCluster:
                 NodeInfo(i, f"n{i}", key.public, f"127.0.0.1:{port}")
                 for i, (key, port) in enumerate(zip(self._keys, _free_ports(count), strict=True))
             ),
-            namespaces=(NamespaceInfo(namespace, value_bytes_max=value_bytes_max),),
+            namespaces=(NamespaceInfo(namespace, value_bytes_max=value_bytes_max), *namespaces),
             writers=tuple(WriterInfo(name, key.public) for name, key in self.writers.items()),
         )
         unsigned = SignedConfiguration(configuration, ())

@@ -80,7 +80,14 @@ def write_key_file(path: str | os.PathLike[str], key: SigningKey, *, role: str) 
     path = Path(path)
     if role not in ROLES:
         raise KeyFileError(f"{path}: no key file has the role {role[:40]!r}; one of {', '.join(ROLES)}")
-    text = f"{_FIRST_LINE}\nrole: {role}\npublic: {key.public.hex()}\nsecret: {key.seed.hex()}\n"
+    create_secret_file(path, f"{_FIRST_LINE}\nrole: {role}\npublic: {key.public.hex()}\nsecret: {key.seed.hex()}\n")
+
+
+def create_secret_file(path: Path, text: str) -> None:
+    """Create a file with this ASCII text that only its owner may read (mode 0600) and that did not exist before.
+
+    Raises KeyFileError where the file exists or cannot be written; then nothing is left behind.
+    """
     try:
         # With O_EXCL neither an existing key nor the target of a link that somebody planted is written over.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -109,7 +116,7 @@ def read_key_file(path: str | os.PathLike[str], *, role: str | None = None) -> S
     others (POSIX), corrupt, or of another role.
     """
     path = Path(path)
-    fields = _fields(path, _read(path))
+    fields = _fields(path, read_secret_file(path))
     if role is not None and fields["role"] != role:
         raise KeyFileError(
             f"{path}: is a key file for the role {fields['role']}, and one for the role {role} is needed. "
@@ -121,7 +128,8 @@ def read_key_file(path: str | os.PathLike[str], *, role: str | None = None) -> S
     return key
 
 
-def _read(path: Path) -> bytes:
+def read_secret_file(path: Path, *, hint: str = "quorumcache keygen") -> bytes:
+    """A file's content up to a bound, where only its owner may read it. Raises KeyFileError; `hint` makes one."""
     try:
         # Without O_NONBLOCK a named pipe in the file's place would make this wait for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -138,7 +146,7 @@ def _read(path: Path) -> bytes:
                 )
             return file.read(_FILE_BYTES_MAX + 1)
     except FileNotFoundError:
-        raise KeyFileError(f"{path}: no such file. Make a key with: quorumcache keygen") from None
+        raise KeyFileError(f"{path}: no such file. Make a key with: {hint}") from None
     except OSError as problem:
         raise KeyFileError(f"{path}: cannot be read: {problem.strerror}.") from None
 

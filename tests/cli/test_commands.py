@@ -9,6 +9,7 @@ from quorumcache.cli import exits
 from quorumcache.cli.app import COMMANDS, app
 from quorumcache.wire.founding import read_cluster_file
 from quorumcache.wire.keys import read_key_file
+from quorumcache.wire.sealing import read_data_keys
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -53,6 +54,8 @@ def test_init_founds_a_cluster_and_never_writes_one_over(tmp_path: Path) -> None
         (["--namespaces", "a=zed"], "'zed' is no writer"),
         (["--namespaces", ""], "at least one name"),
         (["--namespaces", "a="], "no writer"),
+        (["--encrypt", "zed"], "'zed' is to be sealed, and is none of the --namespaces"),
+        (["--hide-keys", "default"], "only where values are sealed"),
         (["--writers", ""], "at least one name"),
         (["--writers", "../x"], "not allowed"),
         (["--writers", "a,a"], "named twice"),
@@ -78,6 +81,9 @@ def test_keygen_makes_a_key_of_a_role_once(tmp_path: Path) -> None:
     assert read_key_file(tmp_path / "k", role="node").public.hex() in output
     assert run("keygen", tmp_path / "k")[0] == exits.MISUSE
     assert run("keygen", tmp_path / "other", "--role", "king")[0] == exits.MISUSE
+    code, output = run("keygen", tmp_path / "data", "--role", "data")
+    assert code == exits.OK
+    assert read_data_keys(tmp_path / "data").ids[0] in output
     assert not (tmp_path / "other").exists()
 
 

@@ -63,6 +63,9 @@ def slot(namespace: bytes, name: bytes, field: bytes = b"") -> bytes:
     return lengths[0] + namespace + lengths[1] + name + lengths[2] + field
 
 
+TYPES = st.sampled_from(["register", "siblings", "counter", "set", "map"])
+
+
 @st.composite
 def configurations(draw: st.DrawFn) -> Configuration:
     f = draw(st.integers(0, 2))
@@ -87,6 +90,7 @@ def configurations(draw: st.DrawFn) -> Configuration:
         shards=draw(st.integers(1, 40)),
         valid_until_us=draw(st.integers(0, 2**63 - 1)),
         oldest_epoch=draw(st.integers(1, epoch)),
+        tls=draw(st.booleans()),
         admins=tuple(admins),
         admins_needed=draw(st.integers(len(admins) // 2 + 1, len(admins))),
         nodes=tuple(
@@ -107,11 +111,14 @@ def configurations(draw: st.DrawFn) -> Configuration:
         namespaces=tuple(
             NamespaceInfo(
                 name,
-                draw(st.sampled_from(["register", "siblings", "counter", "set", "map"])),
+                "register" if (encryption := draw(st.sampled_from(["none", "client"]))) == "client" else draw(TYPES),
                 draw(st.sampled_from(["quorum", "primary"])),
                 draw(st.just(("*",)) | subsets),
                 draw(st.integers(0, 2**30)),
                 draw(st.integers(0, 2**32 - 1)),
+                draw(st.sampled_from([0, 1 << 30])),
+                encryption,
+                encryption == "client" and draw(st.booleans()),
             )
             for name in draw(st.lists(NAMES, max_size=3, unique=True))
         ),
@@ -255,6 +262,11 @@ BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (_set("namespaces", 0, "writers", to=["erin"]), r"namespaces\[0\]\.writers: 'erin' is no writer"),
     (_set("namespaces", 0, "writers", to=["*", "alice"]), r"namespaces\[0\]\.writers: '\*' is no writer"),
     (_set("namespaces", 0, "writers", to=["alice", "alice"]), r"namespaces\[0\]\.writers: 'alice' occurs"),
+    (_set("namespaces", 0, "encryption", to="server"), r"namespaces\[0\]\.encryption: 'server' .* none, client"),
+    (_set("namespaces", 2, "encryption", to="client"), r"namespaces\[2\]\.encryption: .* the type has to be register"),
+    (_set("namespaces", 0, "hide_keys", to=True), r"namespaces\[0\]\.hide_keys: .* only where values are sealed"),
+    (_set("namespaces", 0, "hide_keys", to=1), r"namespaces\[0\]\.hide_keys: a value of type int; true or false"),
+    (_set("tls", to="no"), r"tls: a value of type str; true or false"),
     (_set("namespaces", 0, "value_bytes_max", to=-1), r"namespaces\[0\]\.value_bytes_max: -1"),
     (_set("namespaces", 0, "ttl_s_max", to=2**32), r"namespaces\[0\]\.ttl_s_max"),
     (_set("namespaces", to=[{"name": f"s{i}"} for i in range(1001)]), r"namespaces: 1001 are too many"),
@@ -310,6 +322,17 @@ def test_sizes_follow_from_f() -> None:
     for f in range(4):
         config = from_document(document(nodes=10, f=f))
         assert (config.n, config.q) == (3 * f + 1, 2 * f + 1)
+
+
+def test_fields_that_came_later_do_not_change_the_digests_of_those_that_do_not_use_them() -> None:
+    plain = document()
+    later = document(tls=True)
+    later["namespaces"][0] |= {"encryption": "none", "hide_keys": False}
+    assert from_document(later).digest == from_document(plain).digest
+    others = [document(tls=False), document(), document()]
+    others[1]["namespaces"][0] |= {"encryption": "client"}
+    others[2]["namespaces"][0] |= {"encryption": "client", "hide_keys": True}
+    assert len({from_document(each).digest for each in (plain, *others)}) == 4
 
 
 def test_the_shard_is_the_crc_of_the_slot_without_its_field() -> None:

@@ -325,3 +325,30 @@ def test_a_client_without_a_key_cannot_write() -> None:
     outcome = client.outcomes[token]
     assert isinstance(outcome, Failed)
     assert outcome.kind == DENIED
+
+
+def test_a_value_is_sealed_anew_for_each_stamp_that_it_is_proposed_under() -> None:
+    """Protocol 4, write 2: prepare again with a new batch; what is bound to the stamp has to follow it."""
+    cluster = Cluster()
+    first, second = cluster.client(), cluster.client("w2")
+    for i in range(3):
+        assert isinstance(first.set("a", b"%d" % i), Written)
+    sealed_for: list[bytes] = []
+
+    def seal(place: bytes, stamp: bytes, value: bytes) -> bytes:
+        assert place == slot("a")
+        sealed_for.append(stamp)
+        return b"sealed for " + stamp + value
+
+    token = ("sealed", 0)
+    second.core.write(slot("a"), PUT, b"v", 0, token, seal=seal)
+    outcome = finish(second, token)
+    assert isinstance(outcome, Written)
+    assert len(set(sealed_for)) == len(sealed_for) > 1
+    assert outcome.stamp == sealed_for[-1]
+    assert value_of(first, "a") == b"sealed for " + outcome.stamp + b"v"
+    # A delete has nothing to seal.
+    token = ("deleted", 0)
+    second.core.write(slot("a"), DELETE, b"", 0, token, seal=seal)
+    assert isinstance(finish(second, token), Written)
+    assert value_of(first, "a") is None
