@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,11 @@ from quorumcache.core.config import (
     WriterInfo,
 )
 from quorumcache.node import RunningNode
+from quorumcache.storage import storage_of
 from quorumcache.wire.keys import SigningKey
+
+#: Where nodes keep entries, and what these then survive.
+STORAGES = ("memory", "sqlite-process", "sqlite-power")
 
 
 def free_ports(count: int) -> list[int]:
@@ -81,9 +86,12 @@ def run_loop(main: Any) -> Any:
         return runner.run(main)
 
 
-def _node_process(configuration: Configuration, seed: bytes, ready: Event, stop: Event) -> None:
+def _node_process(
+    configuration: Configuration, seed: bytes, ready: Event, stop: Event, directory: Path | None, durability: str
+) -> None:
     async def main() -> None:
-        node = RunningNode(configuration, SigningKey(seed))
+        storage = storage_of("memory" if directory is None else "sqlite", directory, durability)
+        node = RunningNode(configuration, SigningKey(seed), storage=storage)
         await node.start()
         ready.set()
         await asyncio.get_running_loop().run_in_executor(None, stop.wait)
@@ -93,17 +101,27 @@ def _node_process(configuration: Configuration, seed: bytes, ready: Event, stop:
 
 
 @contextmanager
-def running_cluster(f: int = 1, *, tls: bool = True) -> Iterator[tuple[SignedConfiguration, SigningKey, list[int]]]:
-    """A cluster of node processes: (its signed configuration, a writer's key, the processes' ids)."""
+def running_cluster(
+    f: int = 1, *, tls: bool = True, storage: str = "memory"
+) -> Iterator[tuple[SignedConfiguration, SigningKey, list[int]]]:
+    """A cluster of node processes: (its signed configuration, a writer's key, the processes' ids).
+
+    `storage`: one of `STORAGES`; what is stored goes when the cluster goes.
+    """
     signed, keys, writer = make_cluster(f, tls=tls)
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     processes = []
+    place = tempfile.TemporaryDirectory(prefix="quorumcache-bench-", ignore_cleanup_errors=True)
+    _, _, durability = storage.partition("-")
     try:
-        for key in keys:
+        for number, key in enumerate(keys):
             ready = context.Event()
+            directory = Path(place.name) / f"n{number}" if durability else None
             process = context.Process(
-                target=_node_process, args=(signed.configuration, key.seed, ready, stop), daemon=True
+                target=_node_process,
+                args=(signed.configuration, key.seed, ready, stop, directory, durability or "process"),
+                daemon=True,
             )
             process.start()
             processes.append((process, ready))
@@ -119,6 +137,7 @@ def running_cluster(f: int = 1, *, tls: bool = True) -> Iterator[tuple[SignedCon
             process.join(5)
             if process.is_alive():
                 process.kill()
+        place.cleanup()
 
 
 def arguments(description: str) -> argparse.ArgumentParser:

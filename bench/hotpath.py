@@ -4,7 +4,7 @@ Prints p50 and p99 of single operations and throughput at 1, 64 and 256 concurre
 values; the same for get_many and set_many of 64 and 512; then the floor: what signing, verifying and hashing alone cost
 per operation, counted.
 
-    python bench/hotpath.py [--seconds S] [--no-tls] [--json PATH]
+    python bench/hotpath.py [--seconds S] [--no-tls] [--storage memory|sqlite-process|sqlite-power] [--json PATH]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.cluster import arguments, run_loop, running_cluster, write_json
+from bench.cluster import STORAGES, arguments, run_loop, running_cluster, write_json
 from quorumcache.client import Client
 from quorumcache.core.config import SignedConfiguration
 from quorumcache.wire.keys import SigningKey, verify
@@ -149,8 +149,10 @@ def floor(figures: Figures) -> None:
 
 def main() -> None:
     """Measure and print."""
-    options = arguments(__doc__ or "").parse_args()
-    with running_cluster(f=1, tls=options.tls) as (signed, writer, _):
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--storage", choices=STORAGES, default="memory", help="where nodes keep entries")
+    options = parser.parse_args()
+    with running_cluster(f=1, tls=options.tls, storage=options.storage) as (signed, writer, _):
         figures = run_loop(measure(signed, writer, options.seconds))
     floor(figures)
     write_json(options.json, figures)

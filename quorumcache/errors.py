@@ -13,6 +13,7 @@
       StoreFailed              the database behind the cache failed; a write to it may or may not have happened
       PeerMisbehaved           a node sent what no correct node sends: `node` says which
         ProtocolViolation  WrongNodeKey
+      DiskFailed               a node's disk: make room, or repair it, and start the node again
 
 Belongs here: classes only, which know nothing else of the package. Inside the core a peer's lie is data, not
 an exception; these classes are for the edge, where somebody has to act. A bug of our own is an assertion.
@@ -143,3 +144,10 @@ class WrongNodeKey(PeerMisbehaved):
 
 def _rebuild(kind: type[PeerMisbehaved], message: str, node: str) -> PeerMisbehaved:
     return kind(message, node=node)
+
+
+class DiskFailed(QuorumCacheError):
+    """A node's data directory cannot be used: it is not writable, its disk is full, or fails.
+
+    The text names the directory and what the system said. Put that right and start the node again.
+    """

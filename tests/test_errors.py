@@ -55,6 +55,7 @@ def test_each_error_has_exactly_one_culprit() -> None:
         errors.Unavailable,
         errors.OutcomeUnknown,
         errors.StoreFailed,
+        errors.DiskFailed,
         errors.PeerMisbehaved,
     )
     for kind in ALL:

@@ -10,6 +10,9 @@ import typer
 from quorumcache.cli.connecting import ClusterOption, cluster_path
 
 if TYPE_CHECKING:
+    import asyncio
+    import logging
+
     from quorumcache.node import RunningNode
 
 LOOK_S = 1.0
@@ -32,18 +35,35 @@ def node(
     memory_mib: Annotated[
         int, typer.Option(min=1, max=1 << 20, help="What entries may take; beyond it, old ones go.")
     ] = 256,
+    storage: Annotated[
+        str, typer.Option(metavar="memory|sqlite", help="Where entries are kept: sqlite keeps them over a restart.")
+    ] = "memory",
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="This node's own directory for them, with --storage sqlite.")
+    ] = None,
+    durability: Annotated[
+        str,
+        typer.Option(
+            metavar="process|power",
+            help="What they survive: the end of the process, as by kill -9; or a power cut too, at a disk's pace.",
+        ),
+    ] = "process",
     watch_stdin: Annotated[bool, typer.Option("--watch-stdin", hidden=True)] = False,
 ) -> None:
     """Run one node of a cluster until Ctrl-C or SIGTERM. What it does is logged to standard error.
 
-    Entries are kept in memory: a node that starts again begins empty, and recovers from the others what they hold.
+    With storage in memory, a node that starts again begins empty, and recovers from the others what they hold. With
+    --storage sqlite it goes on with what it had.
 
     Example: [bold]quorumcache node --cluster cluster.toml --key keys/node-n0.key[/bold]
+
+    Example: [bold]quorumcache node --cluster cluster.toml --name n0 --storage sqlite --data-dir data/n0[/bold]
     """
     from quorumcache.cli.loops import run_loop
     from quorumcache.core.node import NodeLimits
     from quorumcache.errors import Misuse
     from quorumcache.node import RunningNode
+    from quorumcache.storage import storage_of
     from quorumcache.wire.founding import node_key_path, read_cluster_file
     from quorumcache.wire.keys import read_key_file
 
@@ -65,6 +85,7 @@ def node(
         host=host,
         port=port,
         limits=NodeLimits(bytes_max=memory_mib << 20),
+        storage=storage_of(storage, data_dir, durability),
     )
     run_loop(_run(running, watch_stdin))
 
@@ -81,7 +102,6 @@ def _place(listen: str | None) -> tuple[str | None, int | None]:
 
 
 async def _run(running: RunningNode, watch_stdin: bool) -> None:
-    import asyncio
     import gc
     import logging
 
@@ -97,6 +117,7 @@ async def _run(running: RunningNode, watch_stdin: bool) -> None:
         log.warning("%s", warning)
     if not configuration.tls and not is_loopback(server.host):
         log.warning("%s listens without TLS on %s: whoever is on the way reads keys and values", name, server.host)
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         await running.start()
     except OSError as problem:
@@ -106,9 +127,8 @@ async def _run(running: RunningNode, watch_stdin: bool) -> None:
         ) from None
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
     log.info(
-        "%s listens on %s port %d%s: cluster %s, epoch %d, f %d, %s of memory for entries",
+        "%s listens on %s port %d%s: cluster %s, epoch %d, f %d, %s of memory for entries; %s",
         name,
         server.host,
         server.port,
@@ -117,14 +137,30 @@ async def _run(running: RunningNode, watch_stdin: bool) -> None:
         configuration.epoch,
         configuration.f,
         f"{running.node.slots.memory.bytes_max >> 20} MiB",
+        f"it goes on with {len(running.node.slots.current)} stored entries" if running.resumed else "it begins empty",
     )
-    recovering, evidence_count, clipped = True, 0, 0
+    try:
+        await _watch(running, end, log)
+    finally:
+        await running.stop()
+
+
+async def _watch(running: RunningNode, end: asyncio.Event, log: logging.Logger) -> None:
+    """Tell what happens until the end."""
+    import asyncio
+
+    from quorumcache.errors import DiskFailed
+
+    name, server = running.info.name, running.server
+    recovering, evidence_count, clipped = bool(running.status()["shards_recovering"]), 0, 0
     while not end.is_set():
         try:
             async with asyncio.timeout(LOOK_S):
                 await end.wait()
         except TimeoutError:
             pass  # Time to look.
+        if running.failed.is_set():
+            raise DiskFailed(f"{name} cannot go on: {running.failure}") from running.failure
         if recovering and not (recovering := bool(running.status()["shards_recovering"])):
             log.info("%s has recovered: %d entries", name, len(running.node.slots.current))
         if len(running.node.evidence) > evidence_count:
@@ -141,4 +177,3 @@ async def _run(running: RunningNode, watch_stdin: bool) -> None:
         sum(status["requests"].values()),
         f"{status['uptime_s']:.0f}",
     )
-    await running.stop()

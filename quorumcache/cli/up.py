@@ -44,22 +44,32 @@ def up(
     tls: Annotated[
         bool, typer.Option("--tls/--no-tls", help="Sessions over TLS 1.3; a cluster that is there keeps what it has.")
     ] = True,
+    storage: Annotated[
+        str, typer.Option(metavar="memory|sqlite", help="Where nodes keep entries; sqlite: in --directory, under data.")
+    ] = "memory",
+    durability: Annotated[
+        str, typer.Option(metavar="process|power", help="With sqlite: whether entries survive kill -9, or power cuts.")
+    ] = "process",
 ) -> None:
-    """Run a cluster on this machine until Ctrl-C: 3f+1 node processes on loopback, entries in memory.
+    """Run a cluster on this machine until Ctrl-C: 3f+1 node processes on loopback.
 
-    It prints how to reach it from Python, the shell and curl. Nothing is left behind when it ends.
+    It prints how to reach it from Python, the shell and curl. Nothing is left behind when it ends, but for what
+    --directory keeps.
 
     Example: [bold]quorumcache up[/bold]
     """
     import tempfile
 
     from quorumcache.cli.loops import run_loop
+    from quorumcache.storage import storage_of
 
+    kept = ["--storage", storage, "--durability", durability]
+    storage_of(storage, None if storage == "memory" else Path(), durability)  # Raises Misuse, here and once.
     if directory is not None:
-        run_loop(_up(directory.resolve(), f, base_port, with_http, tls))
+        run_loop(_up(directory.resolve(), f, base_port, with_http, tls, kept))
         return
     with tempfile.TemporaryDirectory(prefix="quorumcache-", ignore_cleanup_errors=True) as temporary:
-        run_loop(_up(Path(temporary).resolve(), f, base_port, with_http, tls))
+        run_loop(_up(Path(temporary).resolve(), f, base_port, with_http, tls, kept))
 
 
 def _cluster_in(directory: Path, f: int, base_port: int | None, tls: bool) -> SignedConfiguration:
@@ -106,7 +116,7 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-async def _up(directory: Path, f: int, base_port: int | None, with_http: bool, tls: bool) -> None:
+async def _up(directory: Path, f: int, base_port: int | None, with_http: bool, tls: bool, kept: list[str]) -> None:
     import asyncio
 
     from quorumcache.cli.children import Children
@@ -128,7 +138,8 @@ async def _up(directory: Path, f: int, base_port: int | None, with_http: bool, t
     try:
         typer.secho(f"Starting {len(nodes)} nodes ...", dim=True, err=True)
         for node in nodes:
-            await children.start(node.name, ["node", "--cluster", str(cluster), "--name", node.name])
+            place = ["--data-dir", str(directory / "data" / node.name)] if "sqlite" in kept else []
+            await children.start(node.name, ["node", "--cluster", str(cluster), "--name", node.name, *kept, *place])
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if writable.done():
             writable.result()

@@ -35,7 +35,7 @@ _EVICT_PAUSE_US: Final = 10_000
 
 
 class Held(msgspec.Struct, eq=False, gc=False):
-    """A stored entry. `path` is None where the batch knows its leaves."""
+    """A stored entry. `path` is None where the batch knows its leaves; `row` is storage's number for it, 0: none."""
 
     digest: bytes
     header: bytes
@@ -43,6 +43,7 @@ class Held(msgspec.Struct, eq=False, gc=False):
     batch: Batch
     position: int
     path: bytes | None
+    row: int = 0
 
     @property
     def stamp(self) -> bytes:
@@ -68,7 +69,7 @@ class Held(msgspec.Struct, eq=False, gc=False):
 
 class Promise(msgspec.Struct, eq=False, gc=False):
     """An open promise: the header granted, when, and its writer's intent with the batch it was part of: the latter
-    two make evidence, should the writer sign another header under the same stamp."""
+    two make evidence, should the writer sign another header under the same stamp. `row` is storage's number for it."""
 
     header: Header
     recorded_us: int
@@ -76,6 +77,7 @@ class Promise(msgspec.Struct, eq=False, gc=False):
     intent: bytes
     leaves: bytes
     position: int
+    row: int = 0
 
 
 class Shard:

@@ -43,6 +43,10 @@ class Handler(Protocol):
     def handle(self, request: Request) -> Reply | None:
         """Answer one request; None is silence."""
 
+    def stored(self) -> Awaitable[None] | bool:
+        """Store what was answered since the last call. True: it is stored; an awaitable: it is once that is done;
+        False: it cannot be, and what was answered has to be asked again."""
+
     def clock_us(self) -> int:
         """The node's clock, in microseconds since the epoch."""
 
@@ -233,7 +237,7 @@ class NodeServer:
         return None
 
     async def _serve(self, websocket: web.WebSocketResponse, channel: h.Channel) -> None:
-        handle, encode = self._handler.handle, codec.encode
+        handle, stored, encode = self._handler.handle, self._handler.stored, codec.encode
         open_, seal, wrap = channel.opener.open, channel.sealer.seal, self._wrap
         receive, send_bytes = websocket.receive, websocket.send_bytes
         binary = aiohttp.WSMsgType.BINARY
@@ -244,20 +248,38 @@ class NodeServer:
                     raise Unreadable("a message that is no binary frame, or over its bound")
                 return
             parts: list[bytes] = []
+            handled: list[Request] = []
             size = 0
             for request in codec.decode_requests(open_(message.data)):
                 reply = handle(request)
+                handled.append(request)
                 if reply is None:
                     continue
                 part = encode(reply)
-                if parts and size + len(part) > REPLIES_BYTES_GOAL:
-                    await self._send(send_bytes, seal(codec.join(parts)), wrap)
-                    parts, size = [], 0
-                    await asyncio.sleep(0)
                 parts.append(part)
                 size += len(part)
+                if size > REPLIES_BYTES_GOAL:
+                    if (now := stored()) is not True:
+                        parts = await self._when_stored(now, handled, parts)
+                    await self._send(send_bytes, seal(codec.join(parts)), wrap)
+                    parts, handled, size = [], [], 0
+                    await asyncio.sleep(0)
+            if (now := stored()) is not True:
+                parts = await self._when_stored(now, handled, parts)
             if parts:
                 await self._send(send_bytes, seal(codec.join(parts)), wrap)
+
+    async def _when_stored(
+        self, stored: Awaitable[None] | bool, handled: list[Request], parts: list[bytes]
+    ) -> list[bytes]:
+        """The replies, once what they say is stored; other ones where it cannot be."""
+        if stored is False:
+            replies = [self._handler.handle(request) for request in handled]
+            parts = [codec.encode(reply) for reply in replies if reply is not None]
+            stored = self._handler.stored()
+        if not isinstance(stored, bool):
+            await stored
+        return parts
 
     async def _send(
         self, send_bytes: Any, frame: bytes, wrap: Callable[[bytes], Awaitable[bytes | None]] | None

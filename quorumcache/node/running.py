@@ -7,32 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import resource
 import time
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, Final
 
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
+from quorumcache.core.journal import Journal
 from quorumcache.core.node import Node, NodeLimits
 from quorumcache.core.repair import Recovery
-from quorumcache.errors import Misuse
+from quorumcache.errors import DiskFailed, Misuse
 from quorumcache.net.peers import Peers
 from quorumcache.net.server import NodeServer
+from quorumcache.storage import Identity, MemoryStorage, NotStored, Storage
 from quorumcache.version import VERSION
 from quorumcache.wire.keys import SigningKey, verify
 
-TICK_S = 0.05
+TICK_S: Final = 0.05
+#: How often storage that failed is asked whether it takes writes again.
+PROBE_S: Final = 1.0
+
+_log = logging.getLogger("quorumcache.node")
 
 
 class RunningNode:
     """One node of a cluster, on a socket.
 
     `key` must be the key of one of the configuration's nodes: that decides which node this is. `host` and `port`
-    default to the address that the configuration names for it. Storage is memory: each start is one without stored
-    state, so the node's floors begin at its clock + 2 max_skew, and it recovers what its group still holds (protocol
-    7).
+    default to the address that the configuration names for it. With `storage` it starts with what is stored there.
+    Where there is nothing, as with the default, each start is one without stored state: the node's floors begin at its
+    clock + 2 max_skew, and it recovers what its group still holds (protocol 7).
     """
 
     def __init__(
@@ -43,6 +51,7 @@ class RunningNode:
         host: str | None = None,
         port: int | None = None,
         limits: NodeLimits | None = None,
+        storage: Storage | None = None,
     ) -> None:
         info = configuration.node_by_key(key.public)
         if info is None:
@@ -53,11 +62,20 @@ class RunningNode:
         own_host, _, own_port = info.address.rpartition(":")
         self.info = info
         self.configuration = configuration
+        self.storage = storage or MemoryStorage()
+        #: Whether it started with stored state.
+        self.resumed = False
+        #: Set when the node cannot go on; why, says `failure`.
+        self.failed = asyncio.Event()
+        self.failure: BaseException | None = None
         self._key = key
+        self._limits = limits
+        self._journal: Journal | None = None
+        self._probe_at_s = 0.0
         self._last_us = 0
         self.started_us = self.clock_us()
         self.verifier = Verifier(verify, [configuration])
-        self.node = Node(configuration, info.index, key.sign, self.verifier, started_us=self.started_us, limits=limits)
+        self.node = self._new_node(self.started_us)
         self.server = NodeServer(
             configuration,
             key,
@@ -65,8 +83,18 @@ class RunningNode:
             host=host if host is not None else own_host.strip("[]"),
             port=port if port is not None else int(own_port),
         )
-        self._recovery = Recovery(self.node, self.started_us, first_id=int.from_bytes(os.urandom(7), "big"))
+        self._recovery: Recovery | None = None
         self._background: asyncio.Task[None] | None = None
+
+    def _new_node(self, started_us: int | None) -> Node:
+        return Node(
+            self.configuration,
+            self.info.index,
+            self._key.sign,
+            self.verifier,
+            started_us=started_us,
+            limits=self._limits,
+        )
 
     # --- what the server calls ---
 
@@ -97,7 +125,8 @@ class RunningNode:
             "tls": self.configuration.tls,
             "configuration": self.configuration.digest.hex(),
             "f": self.configuration.f,
-            "storage": "memory",
+            **self.storage.status(),
+            "resumed": self.resumed,
             "clock_us": self.clock_us(),
             "uptime_s": round((self.clock_us() - self.started_us) / 1e6, 3),
             "entries": len(slots.current),
@@ -110,7 +139,7 @@ class RunningNode:
             "reaped": slots.reaped_count,
             "shards": len(served),
             "shards_recovering": sum(s.recovering for s in served),
-            "recovered": self._recovery.recovered_count,
+            "recovered": 0 if self._recovery is None else self._recovery.recovered_count,
             "floor_max_us": slots.floor_max_us,
             "evidence": len(self.node.evidence),
             "requests": dict(self.node.request_counts),
@@ -123,27 +152,110 @@ class RunningNode:
     # --- life ---
 
     async def start(self) -> None:
-        """Listen, and begin what runs in the background."""
-        await self.server.start()
+        """Load what is stored, listen, and begin what runs in the background. Raises OSError where the address cannot
+        be had, and what storage raises where its place cannot."""
+        self._load()
+        try:
+            await self.server.start()
+        except BaseException:
+            self.storage.close()
+            raise
+        self._recovery = Recovery(self.node, self.started_us, first_id=int.from_bytes(os.urandom(7), "big"))
         self._background = asyncio.get_running_loop().create_task(self._run(), name=f"node {self.info.name}")
+
+    def _load(self) -> None:
+        storage = self.storage
+        identity = Identity(self.configuration.cluster_id, self.configuration.digest, self.info.key)
+        stored = self._new_node(None)
+        self.resumed = storage.open(identity, stored.slots)
+        self.started_us = self.clock_us()
+        self.node = stored if self.resumed else self._new_node(self.started_us)
+        if not storage.keeps:
+            return
+        slots = self.node.slots
+        journal = self._journal = slots.journal = Journal()
+        if self.resumed:
+            # Keys' own barriers are not stored: this one stands in for all of them.
+            slots.key_barrier_us = self.started_us + 2 * self.configuration.max_skew_us
+            # The bound may have been lowered since.
+            for slot in list(slots.current)[:1]:
+                slots.make_room(slot, 0, self.started_us)
+        else:
+            # The floors are promised to nobody yet; they must be known again when something is.
+            journal.shards.update({shard.number: shard for shard in slots.shards})
+        try:
+            storage.write(journal, slots)
+        except NotStored as fault:
+            storage.close()
+            raise DiskFailed(f"{fault}: make room, or let the node keep its entries elsewhere") from None
+        journal.clear()
+
+    # --- storage ---
+
+    def stored(self) -> Awaitable[None] | bool:
+        """Write what changed since the last call. True where all that was answered so far is as durable as it has to
+        be; else what to wait for until it is. False where storage takes no more: then nothing has changed after all,
+        and what was answered since the last call has to be asked again."""
+        journal = self._journal
+        if journal is None:
+            return True
+        if journal and not self.node.slots.frozen:
+            try:
+                self.storage.write(journal, self.node.slots)
+            except NotStored as fault:
+                self._freeze(journal, fault)
+                return False
+            journal.clear()
+        synced = self.storage.synced()
+        return True if synced is None else synced
+
+    def _freeze(self, journal: Journal, fault: NotStored) -> None:
+        slots = self.node.slots
+        journal.undo(slots)
+        slots.frozen = True
+        self._probe_at_s = time.monotonic() + PROBE_S
+        _log.error("%s refuses writes, for they cannot be stored: %s. Reads go on", self.info.name, fault)
+
+    def _thaw(self) -> None:
+        if time.monotonic() < self._probe_at_s:
+            return
+        self._probe_at_s = time.monotonic() + PROBE_S
+        try:
+            self.storage.probe()
+        except NotStored:
+            return  # As before: that it does not, has been said.
+        self.node.slots.frozen = False
+        _log.warning("%s takes writes again", self.info.name)
 
     async def stop(self) -> None:
         """Stop listening and end the background work."""
         background, self._background = self._background, None
         if background is not None:
             background.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await background
+            # What it failed with, if it did, is in `failure`.
+            await asyncio.gather(background, return_exceptions=True)
         await self.server.stop()
+        self.stored()
+        self.storage.close()
 
     async def _run(self) -> None:
         recovering = asyncio.get_running_loop().create_task(self._recover(), name="recovery")
         try:
             while True:
+                if self.node.slots.frozen:
+                    self._thaw()
                 self.node.tick(self.clock_us())
+                waiting = self.stored()
+                if not isinstance(waiting, bool):
+                    await waiting
                 if recovering.done():
                     recovering.result()
                 await asyncio.sleep(TICK_S)
+        except Exception as fault:
+            # What it is can be anything; what follows is the same: whoever runs the node has to know, and to end it.
+            self.failure = fault
+            self.failed.set()
+            raise
         finally:
             recovering.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -151,6 +263,7 @@ class RunningNode:
 
     async def _recover(self) -> None:
         recovery = self._recovery
+        assert recovery is not None
         if recovery.finished:
             return
         await asyncio.sleep(max(0.0, (recovery.deadline_us - self.clock_us()) / 1e6))
@@ -162,10 +275,16 @@ class RunningNode:
             if peer != self.info.index
         }
         async with Peers(self.configuration, sorted(members), self._key) as peers:
-            peers.on_reply = lambda peer, reply: recovery.receive(peer, reply, self.clock_us())
+
+            def receive(peer: int, reply: m.Reply) -> None:
+                recovery.receive(peer, reply, self.clock_us())
+                self.stored()
+
+            peers.on_reply = receive
             await peers.up(len(members), wait_s_max=5.0)
             while not recovery.finished:
                 recovery.wake(self.clock_us())
+                self.stored()
                 peers.send(recovery.outbox)
                 recovery.outbox.clear()
                 wait_us = min(recovery.deadline_us - self.clock_us(), 50_000)

@@ -12,7 +12,9 @@ import json
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -28,6 +30,7 @@ from quorumcache.core.config import (
 from quorumcache.core.node import NodeLimits
 from quorumcache.errors import Misuse, QuorumCacheError
 from quorumcache.node import RunningNode
+from quorumcache.storage import storage_of
 from quorumcache.testing.byzantine import CHANGE_S, NAMES, LyingNode
 from quorumcache.wire.keys import SigningKey
 
@@ -43,7 +46,8 @@ class LocalCluster:
             await client.set("greeting", b"hello")
 
     With `processes=True` each node is a process, which `kill`, `pause` and `resume` need; else all run in this process
-    and event loop, which starts faster. Storage is memory: a node that was killed comes back empty and recovers.
+    and event loop, which starts faster. With storage in memory, a node that was killed comes back empty and recovers;
+    with `storage="sqlite"` it comes back with what it stored (see `quorumcache.storage.DURABILITIES`).
 
     `writers`: names, each with a key of its own. `namespaces`: further ones, beside `namespace`. `byzantine`: node ->
     behaviour for nodes that lie from the start (see `quorumcache.testing.byzantine.NAMES`; "honest" is one, to be
@@ -69,6 +73,8 @@ class LocalCluster:
         bytes_max: int = 256 << 20,
         change_s: float = CHANGE_S,
         tls: bool = True,
+        storage: str = "memory",
+        durability: str = "process",
     ) -> None:
         count = 3 * f + 1
         self.f = f
@@ -100,6 +106,10 @@ class LocalCluster:
         self._behaviours = {i: _known(behaviour) for i, behaviour in (byzantine or {}).items()}
         self._change_s = change_s
         self._bytes_max = bytes_max
+        self._storage, self._durability = storage, durability
+        self._data: tempfile.TemporaryDirectory[str] | None = None
+        if storage != "memory":
+            self._data = tempfile.TemporaryDirectory(prefix="quorumcache-", ignore_cleanup_errors=True)
         self._nodes: dict[int, _Inside | _Process] = {}
         self._clients: list[Client] = []
 
@@ -156,10 +166,16 @@ class LocalCluster:
         self._process(node).send(signal.SIGCONT)
 
     async def restart(self, node: int) -> None:
-        """Start a node again, ended before if it still runs. It comes back without what it stored."""
+        """Start a node again, ended before if it still runs. It comes back with what it stored, if anything."""
         if node in self._nodes:
             await self._nodes.pop(node).stop()
         await self._start(node)
+
+    def data_directory(self, node: int) -> Path:
+        """Where the node stores what it has, with storage that is not memory."""
+        if self._data is None:
+            raise Misuse("the cluster's storage is memory")
+        return Path(self._data.name) / f"n{node}"
 
     async def make_byzantine(self, node: int, behaviour: str) -> None:
         """Let a node behave so, one of `quorumcache.testing.byzantine.NAMES`.
@@ -213,10 +229,16 @@ class LocalCluster:
                 "behaviour": behaviour or "honest",
                 "change_s": self._change_s,
                 "bytes_max": self._bytes_max,
+                "storage": self._storage,
+                "data_directory": str(self.data_directory(node)) if self._data is not None else None,
+                "durability": self._durability,
             }
             running = await _Process.start(job, lying=behaviour is not None)
         elif behaviour is None:
-            running = _Inside(RunningNode(self.configuration, key, limits=NodeLimits(bytes_max=self._bytes_max)))
+            directory = self.data_directory(node) if self._data is not None else None
+            storage = storage_of(self._storage, directory, self._durability)
+            limits = NodeLimits(bytes_max=self._bytes_max)
+            running = _Inside(RunningNode(self.configuration, key, limits=limits, storage=storage))
             await running.node.start()
         else:
             running = _Inside(LyingNode(self.configuration, key, behaviour, change_s=self._change_s))
@@ -229,6 +251,8 @@ class LocalCluster:
             await client.close()
         nodes, self._nodes = self._nodes, {}
         await asyncio.gather(*(node.stop() for node in nodes.values()))
+        if self._data is not None:
+            self._data.cleanup()
 
 
 class _Inside:

@@ -10,12 +10,14 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from quorumcache.core.config import Configuration, parse_toml
 from quorumcache.core.node import NodeLimits
 from quorumcache.errors import QuorumCacheError
 from quorumcache.node import RunningNode
+from quorumcache.storage import Storage, storage_of
 from quorumcache.testing.local import LINE_BYTES_MAX
 from quorumcache.wire.keys import SigningKey
 
@@ -28,6 +30,7 @@ class Job(NamedTuple):
     behaviour: str
     change_s: float
     bytes_max: int
+    storage: Storage
 
 
 def run(make: Callable[[Job], RunningNode]) -> None:
@@ -54,6 +57,7 @@ async def _run(make: Callable[[Job], RunningNode]) -> None:
         said["behaviour"],
         said["change_s"],
         said["bytes_max"],
+        storage_of(said["storage"], Path(data) if (data := said["data_directory"]) else None, said["durability"]),
     )
     try:
         node = make(job)
@@ -97,7 +101,8 @@ def _say(answer: dict[str, Any]) -> None:
 
 
 def _made(job: Job) -> RunningNode:
-    return RunningNode(job.configuration, job.key, limits=NodeLimits(bytes_max=job.bytes_max))
+    limits = NodeLimits(bytes_max=job.bytes_max)
+    return RunningNode(job.configuration, job.key, limits=limits, storage=job.storage)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,59 @@
+"""What a running node asks of its storage.
+
+Definitions only. It must not know any one storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from quorumcache.core.journal import Journal
+from quorumcache.core.slots import Slots
+
+#: What stored state survives. "process": the end of the process, however it comes. "power": of the machine, too.
+DURABILITIES: Final = ("process", "power")
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Whose state it is: stored state counts for this node under this configuration only. `configuration` is the
+    digest (32 bytes), `key` the node's public key (32 bytes)."""
+
+    cluster_id: str
+    configuration: bytes
+    key: bytes
+
+
+class NotStored(Exception):
+    """Nothing of what the journal named was written; the text says why. What was stored before still is."""
+
+
+class Storage(Protocol):
+    """One node's storage. All calls come from one thread, that of the event loop, and but for `open` and `close` take
+    no longer than a small transaction."""
+
+    #: Whether there is anything to write: without it, the node keeps no journal.
+    keeps: bool
+
+    def open(self, identity: Identity, slots: Slots) -> bool:
+        """Load what is stored into `slots`, which are new. False where there is nothing, or nothing that counts: the
+        node then starts as one without stored state, with other slots. Raises Misuse where the place is not this
+        node's, and DiskFailed where it cannot be used."""
+
+    def write(self, journal: Journal, slots: Slots) -> None:
+        """Write what the journal names as the slots have it now, all or nothing. Raises NotStored."""
+
+    def synced(self) -> Awaitable[None] | None:
+        """When all that was written is as durable as was asked for; None where it is now. Awaiting it raises OSError
+        where the disk failed: then what is stored cannot be told any more, and the node must stop."""
+
+    def probe(self) -> None:
+        """Whether storage, having failed, takes writes again. Raises NotStored where it does not."""
+
+    def status(self) -> dict[str, Any]:
+        """What operators ask, as JSON."""
+
+    def close(self) -> None:
+        """Let go of it in order: all that was written is durable, and marked so where that succeeded."""

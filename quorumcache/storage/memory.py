@@ -1,0 +1,37 @@
+"""Storage that keeps nothing: each start is one without stored state (protocol 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from quorumcache.core.journal import Journal
+from quorumcache.core.slots import Slots
+from quorumcache.storage.interface import Identity
+
+
+class MemoryStorage:
+    """The default: what a node holds is in its memory only."""
+
+    keeps = False
+
+    def open(self, identity: Identity, slots: Slots) -> bool:
+        """There is nothing."""
+        return False
+
+    def write(self, journal: Journal, slots: Slots) -> None:
+        """Nothing to do."""
+
+    def synced(self) -> Awaitable[None] | None:
+        """At once: nothing more was promised."""
+        return None
+
+    def probe(self) -> None:
+        """It never fails."""
+
+    def status(self) -> dict[str, Any]:
+        """Its name."""
+        return {"storage": "memory"}
+
+    def close(self) -> None:
+        """Nothing to do."""

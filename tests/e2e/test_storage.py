@@ -1,0 +1,179 @@
+"""Nodes with storage that are killed, cut short of disk space, stopped and started again, as real processes.
+
+Nothing acknowledged is gone, nothing granted forgotten (protocol 3, end); what cannot be stored is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quorumcache.client import Client
+from quorumcache.core.outcome import Failed, Found
+from quorumcache.errors import Misuse
+from quorumcache.testing import LocalCluster
+from quorumcache.testing.history import History
+
+KEYS = [f"k{i}" for i in range(12)]
+ROUNDS = 3
+
+
+class _Load:
+    """Writers and readers that go on, whatever happens to the cluster; all is recorded."""
+
+    def __init__(self) -> None:
+        self.history = History()
+        self.stopping = False
+
+    async def write(self, client: Client, name: str) -> None:
+        assert client.writer is not None
+        number = 0
+        while not self.stopping:
+            number += 1
+            key, value = KEYS[number % len(KEYS)], f"{name} {number}".encode()
+            began = self.history.announce(key, value, client.writer)
+            self.history.end(key, began, await client.write(key, value))
+
+    async def read(self, client: Client) -> None:
+        number = 0
+        while not self.stopping:
+            number += 1
+            await self.read_once(client, KEYS[number % len(KEYS)])
+
+    async def read_once(self, client: Client, key: str) -> bool:
+        began = self.history.begin()
+        outcome = await client.read(key)
+        self.history.end(key, began, outcome)
+        return isinstance(outcome, Found)
+
+
+async def _when(cluster: LocalCluster, node: int, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The node's status, once it fits."""
+    for _ in range(2000):
+        if fits(status := await cluster.status(node)):
+            return status
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"node {node} does not get there: {status}")
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+async def test_all_nodes_killed_at_random_points_under_load_lose_nothing_acknowledged(durability: str) -> None:
+    """Every node at once, so that nobody can make up for what another lost."""
+    chance = random.Random(7)
+    load = _Load()
+    async with LocalCluster(
+        processes=True, writers=("a", "b"), op_time=1.0, storage="sqlite", durability=durability
+    ) as cluster:
+        clients = [await cluster.client(name) for name in ("a", "b", None)]
+        for key in KEYS:
+            began = load.history.announce(key, b"first", clients[0].writer or b"")
+            load.history.end(key, began, await clients[0].write(key, b"first"))
+        async with asyncio.TaskGroup() as group:
+            for client, name in zip(clients, ("a", "b", None), strict=True):
+                group.create_task(load.read(client) if name is None else load.write(client, name))
+            try:
+                for _ in range(ROUNDS):
+                    await asyncio.sleep(0.3 + chance.random() / 3)
+                    await asyncio.gather(*(cluster.kill(node) for node in range(4)))
+                    await asyncio.gather(*(cluster.restart(node) for node in range(4)))
+                    assert all([(await cluster.status(node))["resumed"] for node in range(4)])
+            finally:
+                await asyncio.sleep(0.3)
+                load.stopping = True
+        # Whoever connects anew finds every key, and none older than what was acknowledged.
+        async with await cluster.client(None) as reader:
+            for key in KEYS:
+                assert await load.read_once(reader, key), key
+    verdict = load.history.check()
+    assert verdict.is_clean, verdict.examples
+    assert verdict.reads_missed == 0
+    assert verdict.writes > 50
+
+
+async def test_nodes_stopped_in_order_go_on_with_what_they_had() -> None:
+    async with LocalCluster(storage="sqlite") as cluster:
+        async with await cluster.client() as client:
+            await client.set_many(dict.fromkeys(KEYS, b"kept"))
+            await client.delete(KEYS[0])
+        for node in range(4):
+            await cluster.kill(node)  # Within this process, that is a stop.
+        for node in range(4):
+            await cluster.restart(node)
+        assert all([(await cluster.status(node))["resumed"] for node in range(4)])
+        async with await cluster.client() as client:
+            assert await client.get_many(KEYS) == dict.fromkeys(KEYS[1:], b"kept")
+            await client.set(KEYS[0], b"at once: no floor was raised")
+
+
+async def test_a_wiped_or_damaged_node_starts_as_one_without_stored_state() -> None:
+    """Protocol 7: it takes the floor and recovers, and reads go on meanwhile."""
+    async with LocalCluster(processes=True, storage="sqlite", op_time=1.0) as cluster, await cluster.client() as client:
+        await client.set_many(dict.fromkeys(KEYS, b"kept"))
+        await cluster.kill(2)
+        database = cluster.data_directory(2) / "entries.sqlite"
+        for path in (database, Path(f"{database}-wal")):
+            path.write_bytes(b"\xff" * path.stat().st_size)
+        await cluster.restart(2)
+        status = await cluster.status(2)
+        assert not status["resumed"]
+        assert "damaged" in status["storage_set_aside"]
+        assert status["shards_recovering"]
+        assert await client.get_many(KEYS) == dict.fromkeys(KEYS, b"kept")
+        status = await _when(cluster, 2, lambda status: not status["shards_recovering"])
+        assert status["recovered"] == len(KEYS)
+        # What it recovered is stored: the next time it has it at once.
+        await cluster.kill(2)
+        await cluster.restart(2)
+        status = await cluster.status(2)
+        assert (status["resumed"], status["entries"], status["shards_recovering"]) == (True, len(KEYS), 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+async def test_with_full_disks_writes_are_refused_reads_go_on_and_room_ends_it() -> None:
+    """Two of four: writes have no quorum, reads do. Nothing that was refused shows up later."""
+    async with LocalCluster(processes=True, storage="sqlite", op_time=1.0) as cluster, await cluster.client() as client:
+        await client.set_many(dict.fromkeys(KEYS, b"before"))
+        no_limit = resource.prlimit(cluster.pid(0), resource.RLIMIT_FSIZE)
+        for node in (0, 1):
+            # A write ends with three of four; what the fourth missed could not be written back to it.
+            await _when(cluster, node, lambda status: status["entries"] == len(KEYS))
+            log = cluster.data_directory(node) / "entries.sqlite-wal"
+            resource.prlimit(cluster.pid(node), resource.RLIMIT_FSIZE, (log.stat().st_size, no_limit[1]))
+        refused = await client.write(KEYS[0], b"refused")
+        assert isinstance(refused, Failed)
+        assert "storage" in refused.detail
+        for node in (0, 1):
+            status = await cluster.status(node)
+            assert not status["storage_takes_writes"]
+            assert status["refused"]["FULL"]
+        assert await client.get_many(KEYS) == dict.fromkeys(KEYS, b"before")
+        await cluster.kill(2)  # Those with full disks are needed for every read now.
+        assert await client.get_many(KEYS) == dict.fromkeys(KEYS, b"before")
+        await cluster.restart(2)
+        for node in (0, 1):
+            resource.prlimit(cluster.pid(node), resource.RLIMIT_FSIZE, no_limit)
+        for node in (0, 1):
+            await _when(cluster, node, lambda status: bool(status["storage_takes_writes"]))
+        await client.set_many(dict.fromkeys(KEYS, b"after"))
+        for node in range(4):
+            await cluster.kill(node)
+        for node in range(4):
+            await cluster.restart(node)
+        async with await cluster.client(None) as reader:
+            assert await reader.get_many(KEYS) == dict.fromkeys(KEYS, b"after")
+
+
+async def test_a_node_does_not_start_where_another_keeps_its_entries() -> None:
+    async with LocalCluster(storage="sqlite") as cluster:
+        taken = cluster.data_directory(1)
+        await cluster.kill(0)
+        cluster.data_directory = lambda node: taken  # type: ignore[method-assign]
+        with pytest.raises(Misuse, match="another process"):
+            await cluster.restart(0)
