@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from quorumcache.errors import QuorumCacheError
 from sim import explore, report, scenarios
 from sim.campaign import Result, results_of
 from sim.mutants import MUTANTS, applied
 from sim.mutants.hunt import Hunted, hunt
+from sim.progress import counted
 from sim.results import Run, run
 from sim.settings import SimConfig
 from sim.shrink import shrink, transcript
 
-T = TypeVar("T")
 _SHOWN_MAX = 10
 
 
@@ -94,6 +93,8 @@ def _settings(parser: argparse.ArgumentParser) -> None:
         ("lies", str),
         ("schemes", str),
         ("drama", str),
+        ("operations-kept", int),
+        ("messages-max", int),
     ):
         group.add_argument(f"--{name}", type=kind)
     group.add_argument("--over", action="store_true", help="allow more than f Byzantine nodes, to see what breaks")
@@ -155,7 +156,7 @@ def _summary(found: Run) -> str:
     liars = ", ".join(f"node {n} ({' '.join(x)})" for n, x in zip(plan.byzantine, plan.lies, strict=True))
     return "\n".join(
         (
-            f"seed {found.seed}: {len(found.ops)} operations, {found.message_count} messages, "
+            f"seed {found.seed}: {found.op_count} operations, {found.message_count} messages, "
             f"{len(found.faults)} faults, {virtual_s:.2f} s of virtual time in {found.wall_s:.3f} s "
             f"({virtual_s / found.wall_s:.0f} times real time)",
             f"  features: {' '.join(plan.features) or 'none'}; topology: {plan.topology}",
@@ -174,7 +175,7 @@ def _seeds(options: argparse.Namespace) -> int:
     failed: list[Result] = []
     ops = messages = undecided = 0
     virtual_s = 0.0
-    for result in _progress(results_of(config, seeds, jobs=options.jobs), options.count, "seeds"):
+    for result in counted(results_of(config, seeds, jobs=options.jobs), options.count, "seeds"):
         ops += result.ops
         messages += result.messages
         undecided += result.undecided
@@ -214,7 +215,7 @@ def _mutants(options: argparse.Namespace) -> int:
     survivors = 0
     if options.markdown:
         print("| mutant | rule that it breaks | caught at seed | by |\n|---|---|---|---|")
-    for found in _progress(hunt(names, options.count, jobs=options.jobs), len(names), "mutants"):
+    for found in counted(hunt(names, options.count, jobs=options.jobs), len(names), "mutants"):
         survivors += not found.checker
         print(_row(found, options.markdown), flush=True)
     print(f"{len(names)} mutants, {survivors} not caught within {options.count} seeds")
@@ -235,17 +236,6 @@ def _scenarios(options: argparse.Namespace) -> int:
         scenarios.load(name)
         print(f"{name:28} {scenarios.story(name)}")
     return 0
-
-
-def _progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """A bar where somebody watches; nothing otherwise."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(items, total=total, description=what, console=Console(stderr=True), transient=True)
 
 
 if __name__ == "__main__":

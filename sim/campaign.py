@@ -39,7 +39,7 @@ def run_chunk(config: SimConfig, seeds: Sequence[int]) -> list[Result]:
                 found.digest,
                 violation.checker if violation else "",
                 violation.text if violation else "",
-                len(found.ops),
+                found.op_count,
                 found.message_count,
                 found.undecided,
                 (found.end_us - found.start_us) / 1e6,

@@ -27,7 +27,7 @@ from sim.dramas import DRAMAS, Stage
 from sim.epochs import activate, revoking
 from sim.faults import Faults
 from sim.network import REGIONS, Network, graph_of, places_of
-from sim.plan import Plan, calm, reachable
+from sim.plan import Plan, Step, calm, further, reachable
 from sim.processes import ClientProcess, NodeProcess
 from sim.record import MISS, OK, PENDING, Op, Record, Violation
 from sim.settings import SimConfig
@@ -138,6 +138,7 @@ class Engine:
         self.stage = Stage(self, self.slots[-1]) if plan.drama else None
         self._lanes: dict[tuple[int, int], list[tuple[int, tuple[Any, ...]]]] = {}
         self._running: dict[tuple[int, int], int] = {}
+        self._later_played = 0
 
     # --- building ---
 
@@ -201,7 +202,7 @@ class Engine:
 
     @property
     def ops(self) -> list[Op]:
-        """All operations so far."""
+        """All operations so far, but for those forgotten."""
         return self.record.ops
 
     def fail(self, checker: str, text: str) -> None:
@@ -213,6 +214,8 @@ class Engine:
         """An operation began."""
         for hook in self._on_start:
             hook(op)
+        if len(self.record.ops) > self.config.operations_kept:
+            self._forget()
 
     def ended(self, op: Op) -> None:
         """An operation ended."""
@@ -221,6 +224,14 @@ class Engine:
         for hook in self._on_end:
             hook(op)
         self.faults.ended(op)
+
+    def _forget(self) -> None:
+        """A long run: the older half of what is over is judged, and kept no longer."""
+        older = self.record.ops[: len(self.record.ops) // 2]
+        leaving = [op for op in older if op.outcome != PENDING or op.detail]
+        for checker in self.checkers:
+            checker.forgetting(leaving)
+        self.record.forget(leaving)
 
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
         """A correct node answered a commit."""
@@ -238,13 +249,9 @@ class Engine:
 
     def run(self) -> None:
         """Let it all happen."""
-        for client, lane, think_us, ops in self.plan.steps:
-            self._lanes.setdefault((client, lane), []).append((think_us, ops))
         for process in self.clients:
             process.on_end = self._op_ended
-        for place, steps in self._lanes.items():
-            steps.reverse()
-            self._schedule(place)
+        self._load(self.plan.steps)
         self.faults.schedule()
         if self.stage is not None:
             self.stage.begin(DRAMAS[self.plan.drama](self.stage))
@@ -254,6 +261,10 @@ class Engine:
             if self.world.now_us >= limit_us:
                 break
             self.world.run_until(min(self.world.now_us + 100_000, limit_us))
+            if not self._lanes and self._later_played < self.plan.later:
+                steps = further(self.plan, self.config, self.seed, self._later_played)
+                self._later_played += sum(len(ops) for _, _, _, ops in steps)
+                self._load(steps)
         self._lanes.clear()
         if not self.world.stopped:
             self._heal()
@@ -268,6 +279,14 @@ class Engine:
                 if self.record.violations:
                     break
         self.digest = self.record.digest(self._final_state())
+
+    def _load(self, steps: tuple[Step, ...]) -> None:
+        """Deal steps out to their lanes, which are empty."""
+        for client, lane, think_us, ops in steps:
+            self._lanes.setdefault((client, lane), []).append((think_us, ops))
+        for place, own in list(self._lanes.items()):
+            own.reverse()
+            self._schedule(place)
 
     def _is_busy(self, end_us: int) -> bool:
         """Whether anything of the plan is still to happen."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from typing import Any
 
 from sim.explorer import PLANS, Bounds, Explorer, Result
 from sim.mutants import applied
+from sim.progress import shown
 from sim.settings import BadSetting
 
 _RANGES = {
@@ -54,14 +54,8 @@ def run(options: argparse.Namespace) -> int:
     bounds = Bounds(**chosen)
     start_s = time.perf_counter()
 
-    def told(states: int, level: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{states:,} states, at {level} deviations", end="", file=sys.stderr, flush=True)
-
-    with applied(options.mutant):
-        result = Explorer(bounds, told=told).run()
-    if sys.stderr.isatty():
-        print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
+    with shown("states", None) as tell, applied(options.mutant):
+        result = Explorer(bounds, told=lambda states, level: tell(states, f"at {level} deviations")).run()
     print(_summary(result, time.perf_counter() - start_s))
     if result.violation is not None:
         print(f"\nVIOLATION: {result.violation.text}\n")

@@ -40,6 +40,7 @@ def head(found: Run) -> dict[str, Any]:
         "f": found.config.f,
         "byzantine_writers": found.plan.byzantine_writers,
         "operations": len(found.ops),
+        "forgotten": found.op_count - len(found.ops),
     }
 
 

@@ -42,9 +42,20 @@ _CHANCE: Final = {
     "ambush": 0.25,
     "revoke": 0.2,
 }
+#: How many operations a plan has at most; a longer run's further ones are drawn when these have been played.
+STRETCH: Final = 20_000
 _FAULTS: Final = ("partition", "one_way", "crash", "wipe", "slow", "clock_step", "client_crash", "ambush")
 _HINDERING: Final = ("loss", "lateness", "partition", "one_way", "crash", "wipe", "slow", "revoke", "ambush")
 _DISTURBING: Final = (*_HINDERING, "evict", "expire")
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How a run's clients move: the share of reads, the key that all want under contention, and so on."""
+
+    reads: float
+    favourite: int
+    lanes: int
+    think_us: int
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -68,6 +79,9 @@ class Plan(msgspec.Struct, frozen=True):
     span_us: int
     steps: tuple[Step, ...]
     faults: tuple[FaultPlan, ...]
+    pace: Pace
+    #: Operations beyond those of `steps` (see `further`).
+    later: int = 0
     #: The scripted situation that is played beside the rest (sim/dramas/), or "".
     drama: str = ""
 
@@ -131,13 +145,15 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
     schemes = tuple(_some(draw, tuple(SCHEMES)) if config.schemes is None else config.schemes for _ in range(writers))
 
     lanes = draw.choice((1, 1, 2)) if "burst" not in features else draw.choice((2, 3))
-    steps = _steps(draw, config, features, keys, lanes, wide)
+    pace = Pace(draw.choice((0.3, 0.5, 0.7)), draw.randrange(keys), lanes, 0)
+    first = min(config.operations, STRETCH)
+    steps = _steps(draw, config, features, keys, pace, first)
     per_lane = max(1, config.operations // (config.clients * lanes))
     think_us = draw.choice((5_000, 20_000, 60_000)) * (5 if wide else 1)
     span_us = per_lane * (think_us + (300_000 if wide else 8_000)) + 200_000
     if "lull" in features:
         span_us += 4 * (op_time_us + 2_000 * config.max_skew_ms)
-    steps = tuple((c, lane, int(think_us * wait / 1000), ops) for c, lane, wait, ops in steps)
+    pace = msgspec.structs.replace(pace, think_us=think_us)
     return Plan(
         features=features,
         topology=topology,
@@ -155,10 +171,23 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         entries_max=draw.choice((1, 2, 3)) if "evict" in features else 0,
         promises_max=draw.choice((3, 6, 12)) if "few_promises" in features else 0,
         span_us=span_us,
-        steps=steps,
+        steps=_timed(steps, pace),
         faults=_faults(draw, config, features, span_us, op_time_us),
+        pace=pace,
+        later=config.operations - first,
         drama=drama,
     )
+
+
+def further(plan: Plan, config: SimConfig, seed: int, played: int) -> tuple[Step, ...]:
+    """The next steps of a long run, of whose `later` operations so many were played."""
+    draw = random.Random(f"{seed} steps after {played}")
+    count = min(plan.later - played, STRETCH)
+    return _timed(_steps(draw, config, plan.features, plan.keys, plan.pace, count), plan.pace)
+
+
+def _timed(steps: tuple[Step, ...], pace: Pace) -> tuple[Step, ...]:
+    return tuple((c, lane, int(pace.think_us * wait / 1000), ops) for c, lane, wait, ops in steps)
 
 
 def _some(draw: random.Random, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -168,21 +197,19 @@ def _some(draw: random.Random, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _steps(
-    draw: random.Random, config: SimConfig, features: tuple[str, ...], keys: int, lanes: int, wide: bool
+    draw: random.Random, config: SimConfig, features: tuple[str, ...], keys: int, pace: Pace, count: int
 ) -> tuple[Step, ...]:
-    """The clients' moves; waits come out in thousandths of the think time."""
-    reads = draw.choice((0.3, 0.5, 0.7))
+    """The clients' moves, `count` operations in all; waits come out in thousandths of the think time."""
     burst = "burst" in features
-    favourite = draw.randrange(keys)
     steps: list[Step] = []
     started = 0
-    while started < config.operations:
-        client, lane = draw.randrange(config.clients), draw.randrange(lanes)
+    while started < count:
+        client, lane = draw.randrange(config.clients), draw.randrange(pace.lanes)
         size = draw.choice((1, 1, 2, 4)) if burst else 1
         ops: list[OpPlan] = []
-        for _ in range(min(size, config.operations - started)):
-            key = favourite if "contention" in features and draw.random() < 0.8 else draw.randrange(keys)
-            if draw.random() < reads:
+        for _ in range(min(size, count - started)):
+            key = pace.favourite if "contention" in features and draw.random() < 0.8 else draw.randrange(keys)
+            if draw.random() < pace.reads:
                 ops.append(("read", key, 0, draw.random() < 0.2))
             elif "delete" in features and draw.random() < 0.2:
                 ops.append(("delete", key, 0, False))

@@ -93,7 +93,7 @@ def messages(
     Requests are blue, replies green; what a Byzantine node said instead of the truth is red and named; a cross is where
     a message got lost, or a liar kept silent. `until_ms`: only what was sent until then, since the operation began.
     """
-    op = found.ops[operation]
+    op = found.op(operation)
     start_us = op.start_us - found.start_us
     table = tables.messages_of(found, trace, operation)
     if len(table) > _MESSAGES_MAX:

@@ -223,11 +223,11 @@ class ClientProcess:
 
     def start(self, kind: str, slot: bytes, *, phase: str, lane: int = 0, ttl_us: int = 0, full: bool = False) -> Op:
         """Start an operation. What is started at one time leaves together."""
-        number = len(self.record.ops)
+        number = self.record.op_count
         value = b"%d by %d" % (number, self.number) if kind == "write" else b""
         op = Op(number, self.number, lane, kind, slot, value, phase)
         op.start_us = self.world.now_us
-        self.record.ops.append(op)
+        self.record.add(op)
         self.open[number] = op
         self.observer.started(op)
         if kind == "read":

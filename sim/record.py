@@ -1,13 +1,13 @@
 """What a run leaves behind: operations, messages, faults and states in plain lists, and the digest over all of it.
 
 Rows are tuples of numbers, strings and bytes, so that whoever wants tables or plots can make them from here. The lists
-are bounded: on long runs the oldest rows of messages leave once they are digested. It must not know the protocol's
-rules.
+are bounded: on long runs the oldest messages and operations leave once they are digested. It must not know the
+protocol's rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -123,10 +123,12 @@ class Violation(msgspec.Struct, frozen=True):
 
 
 class Record:
-    """Collects what happens in a run. `messages_max` bounds the rows of messages that are kept."""
+    """Collects what happens in a run. `messages_max` bounds the rows of messages that are kept; `ops` has those
+    operations that were not forgotten, of `op_count` in all."""
 
     def __init__(self, *, messages_max: int = 1_000_000) -> None:
         self.ops: list[Op] = []
+        self.op_count = 0
         self.messages: list[tuple[int, int, int, int, int, int]] = []
         self.faults: list[tuple[int, str, int, str]] = []
         #: (time_us, node, state): up, down, recovering, active ...
@@ -136,6 +138,17 @@ class Record:
         self._messages_max = messages_max
         self._digested = 0
         self._hash = blake2b(digest_size=16)
+
+    def add(self, op: Op) -> None:
+        """An operation begins; its number is `op_count` until then."""
+        self.ops.append(op)
+        self.op_count += 1
+
+    def forget(self, leaving: Iterable[Op]) -> None:
+        """Take operations into the digest, and keep them no longer."""
+        gone = {op.id for op in leaving}
+        self._hash.update(msgspec.msgpack.encode([op.row() for op in self.ops if op.id in gone]))
+        self.ops[:] = [op for op in self.ops if op.id not in gone]
 
     def message(self, sent_us: int, arrived_us: int, source: int, target: int, kind: int, request_id: int) -> None:
         """Note a message: when it left and arrives (0: never)."""

@@ -9,7 +9,6 @@ import argparse
 import base64
 import io
 import platform
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any, Final
 from quorumcache.version import VERSION
 from sim.mutants import MUTANTS
 from sim.mutants.hunt import Hunted, hunt
+from sim.progress import counted
 from sim.results import Run, run
 from sim.settings import BadSetting, SimConfig
 
@@ -59,7 +59,7 @@ class Tally:
     def add(self, found: Run) -> None:
         """Count one run."""
         self.seeds += 1
-        self.operations += len(found.ops)
+        self.operations += found.op_count
         self.messages += found.message_count
         self.faults += len(found.faults)
         self.undecided += found.undecided
@@ -106,22 +106,16 @@ def run_report(options: argparse.Namespace) -> int:
         raise BadSetting(f"there is no folder {folder} to write {options.out.name} to")
     tally = Tally()
     sample: Run | None = None
-    for seed in range(options.start, options.start + options.count):
+    seeds = range(options.start, options.start + options.count)
+    for seed in counted(seeds, options.count, "seeds"):
         found = run(SimConfig(), seed)
         tally.add(found)
         if sample is None or (found.faults and not sample.faults):
             sample = found
-        if sys.stderr.isatty():
-            print(f"\r{tally.seeds} of {options.count} seeds", end="", file=sys.stderr, flush=True)
     names = [n for n, mutant in MUTANTS.items() if options.mutants == "all" or mutant.fast]
     hunted: list[Hunted] = []
     if options.mutants != "none":
-        for caught in hunt(names, options.mutant_seeds, jobs=options.jobs):
-            hunted.append(caught)
-            if sys.stderr.isatty():
-                print(f"\r{len(hunted)} of {len(names)} mutants ", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
+        hunted += counted(hunt(names, options.mutant_seeds, jobs=options.jobs), len(names), "mutants")
     try:
         options.out.write_text(page(tally, hunted, sample, options.start), encoding="utf-8")
     except OSError as fault:

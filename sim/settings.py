@@ -70,7 +70,10 @@ class SimConfig:
     max_skew_ms: int = 50
     op_time_ms: int | None = None
     grace_ms: int | None = None
-    messages_max: int = 1_000_000
+    #: How much a run keeps in memory of what is over: operations (half of them leave when there are more, judged) and
+    #: messages (of which no checker needs any).
+    operations_kept: int = 100_000
+    messages_max: int = 500_000
 
     def __post_init__(self) -> None:
         from sim.adversary.nodes import LIES
@@ -102,6 +105,7 @@ class SimConfig:
             _within("op_time_ms", self.op_time_ms, 10, 600_000)
         if self.grace_ms is not None:
             _within("grace_ms", self.grace_ms, 0, self.op_time_ms or 500)
+        _within("operations_kept", self.operations_kept, 100, 10_000_000)
         _within("messages_max", self.messages_max, 0, 100_000_000)
         self._check_drama()
         _choice("topology", self.topology, TOPOLOGIES)

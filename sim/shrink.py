@@ -32,7 +32,7 @@ def shrink(config: SimConfig, seed: int, failed: Run, *, runs_max: int = 150) ->
         if tries >= runs_max:
             return False
         tries += 1
-        found = run(config, seed, plan=plan)
+        found = run(config, seed, plan=plan, checkers=failed.checkers)
         if found.violations and found.violations[0].checker == checker:
             best = found
             return True
@@ -41,9 +41,12 @@ def shrink(config: SimConfig, seed: int, failed: Run, *, runs_max: int = 150) ->
     def reduce(name: str) -> None:
         _smaller(getattr(best.plan, name), lambda part: fails(msgspec.structs.replace(best.plan, **{name: part})))
 
+    if best.plan.later:
+        # A long run: it may fail within its first stretch, too.
+        fails(msgspec.structs.replace(best.plan, later=0))
     plan = best.plan
     # What nothing needs any more goes first: it makes all further tries quicker.
-    steps = _until(plan, failed)
+    steps = _until(plan, best)
     if len(steps) < len(plan.steps):
         fails(msgspec.structs.replace(plan, steps=steps))
     reduce("faults")
@@ -63,7 +66,9 @@ def shrink(config: SimConfig, seed: int, failed: Run, *, runs_max: int = 150) ->
 
 
 def _until(plan: Plan, failed: Run) -> tuple[Any, ...]:
-    """The steps that had begun when the run failed."""
+    """The steps that had begun when the run failed; all, where it forgot what had."""
+    if plan.later or len(failed.ops) < failed.op_count:
+        return plan.steps
     begun: dict[tuple[int, int], int] = {}
     for op in failed.ops:
         if op.phase == "faults":

@@ -77,7 +77,7 @@ class Study:
 
     @cached_property
     def ops(self) -> pd.DataFrame:
-        """Operations, one a row."""
+        """Operations, one a row; on long runs the last `operations_kept` of them."""
         return tables.ops(self.raw)
 
     @cached_property
@@ -142,14 +142,12 @@ class Study:
         return history.save(self.raw, path)
 
     def _checked(self, operation: int) -> int:
-        if not 0 <= operation < len(self.raw.ops):
-            raise BadSetting(f"there is no operation {operation}: this run has 0 to {len(self.raw.ops) - 1}")
-        return operation
+        return self.raw.op(operation).id
 
     def __repr__(self) -> str:
         raw = self.raw
         found = raw.violations[0].checker if raw.violations else "no violation"
-        return f"<run of seed {raw.seed}: {len(raw.ops)} operations, {raw.message_count} messages, {found}>"
+        return f"<run of seed {raw.seed}: {raw.op_count} operations, {raw.message_count} messages, {found}>"
 
     def _repr_html_(self) -> str:
         raw, row = self.raw, self.summary()

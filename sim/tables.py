@@ -175,7 +175,7 @@ def summary(found: Run) -> dict[str, Any]:
 
 def messages_of(found: Run, trace: Trace, operation: int) -> pd.DataFrame:
     """The messages of an operation: those that its client exchanged about its slot while it lasted."""
-    op = found.ops[operation]
+    op = found.op(operation)
     address = found.config.nodes + op.client
     end_us = found.end_us if op.end_us is None else op.end_us
     asked = {number for (sender, number), slots in trace.slots.items() if sender == address and op.slot in slots}

@@ -44,7 +44,7 @@ def trace(found: Run) -> Trace:
     """Run it again and look closely. Raises RuntimeError where it does not come out the same: a bug of the simulator,
     or code that changed in between."""
     began = time.perf_counter()
-    engine = Engine(found.config, found.seed, found.plan)
+    engine = Engine(found.config, found.seed, found.plan, checkers=found.checkers)
     start_us = engine.now_us
     slots: dict[tuple[int, int], frozenset[bytes]] = {}
     lies: list[Lie] = []
@@ -64,7 +64,7 @@ def trace(found: Run) -> Trace:
         raise RuntimeError(
             f"seed {found.seed} came out differently when it was run again ({engine.digest}, not {found.digest})"
         )
-    return Trace(result_of(engine, start_us, began), slots, lies)
+    return Trace(result_of(engine, start_us, began, found.checkers), slots, lies)
 
 
 def _slots_of(message: m.Request) -> Iterable[bytes]:

@@ -35,7 +35,7 @@ class View(Protocol):
 
     @property
     def ops(self) -> list[Op]:
-        """All operations so far."""
+        """All operations so far; on long runs, those not forgotten."""
 
     @property
     def now_us(self) -> int:
@@ -61,6 +61,9 @@ class Checker:
 
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
         """A correct node answered a commit whose certificates it found valid."""
+
+    def forgetting(self, leaving: list[Op]) -> None:
+        """A long run forgets these operations, which still are in the view: judge now what needs them."""
 
     def finished(self) -> None:
         """The run is over."""

@@ -19,11 +19,25 @@ class Integrity(Checker):
         super().__init__(view)
         self.written: dict[bytes, Op] = {}
         self.read: dict[bytes, Op] = {}
+        self._forgotten = False
 
     def started(self, op: Op) -> None:
         """A write began."""
         if op.kind == "write":
             self.written[op.value] = op
+
+    def forgetting(self, leaving: list[Op]) -> None:
+        """Of their values is only known from now on that somebody wrote them."""
+        self._forgotten = True
+        for op in leaving:
+            if op.kind == "write":
+                self.written.pop(op.value, None)
+                self.read.pop(op.value, None)
+
+    def _is_forgotten(self, value: bytes) -> bool:
+        """Whether it may be a value of an operation that was forgotten: these begin with its number."""
+        number, by, _ = value.partition(b" by ")
+        return self._forgotten and bool(by) and number.isdigit() and int(number) < self.view.ops[-1].id
 
     def ended(self, op: Op) -> None:
         """Compare a read with who wrote; a failed write with who read."""
@@ -45,6 +59,8 @@ class Integrity(Checker):
                 self.fail(f"{told(op)} returned a value under another stamp than its write got: {told(write)}")
             elif self.read.setdefault(op.value, op).stamp != op.stamp:
                 self.fail(f"{told(op)} returned a value that took effect twice: {told(self.read[op.value])}")
+        elif self._is_forgotten(op.value):
+            return
         elif op.writer not in self.view.evil_writers:
             self.fail(f"{told(op)} returned a value that its writer never wrote")
         elif not any(h[3:51] == op.stamp for h in self.view.evil_headers):

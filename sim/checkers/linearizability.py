@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from sim.checkers.base import Checker, told
-from sim.record import MISS, OK, PENDING, UNKNOWN, Op
+from sim.checkers.base import Checker, View, told
+from sim.record import FAILED, MISS, OK, PENDING, UNKNOWN, Op
 
 NEVER: Final = 1 << 62
 ABSENT: Final = b"\xffabsent"
@@ -81,7 +81,8 @@ def search(history: Sequence[Event], *, steps_max: int = STEPS_MAX) -> bool | No
     for i, event in enumerate(events):
         if event.end < NEVER:
             all_ended |= 1 << i
-    seen: set[tuple[int, bytes]] = set()
+    # What is done, by how many of the first events all are, and a mask of the rest: short, however long the history.
+    seen: set[tuple[int, int, bytes]] = set()
     stack: list[tuple[int, bytes]] = [(0, ABSENT)]
     steps = 0
     while stack:
@@ -93,15 +94,18 @@ def search(history: Sequence[Event], *, steps_max: int = STEPS_MAX) -> bool | No
             return None
         # What may come next began before anything that is still to come has ended.
         horizon = NEVER
-        for i in range(count):
+        first = _ones(done)
+        last = count
+        for i in range(first, count):
             if done >> i & 1:
                 continue
             event = events[i]
             if event.start > horizon:
+                last = i
                 break
             if event.end < horizon:
                 horizon = event.end
-        for i in range(count - 1, -1, -1):
+        for i in range(last - 1, first - 1, -1):
             event = events[i]
             if done >> i & 1 or event.start > horizon:
                 continue
@@ -111,16 +115,24 @@ def search(history: Sequence[Event], *, steps_max: int = STEPS_MAX) -> bool | No
                 after = (done | 1 << i, value)
             else:
                 continue
-            if after not in seen:
-                seen.add(after)
+            ones = _ones(after[0])
+            known = (ones, after[0] >> ones, after[1])
+            if known not in seen:
+                seen.add(known)
                 stack.append(after)
     return False
 
 
-def history_of(ops: Sequence[Op]) -> tuple[list[Event], bool]:
-    """The history of one slot's operations, and whether each value in it is written at most once."""
+def _ones(mask: int) -> int:
+    """How many of the lowest bits are all set."""
+    return (~mask & (mask + 1)).bit_length() - 1
+
+
+def history_of(ops: Sequence[Op], *, misses: bool = True) -> tuple[list[Event], bool]:
+    """The history of one slot's operations, and whether each value in it is written at most once. Without `misses` no
+    miss is held against it, as where deletes were forgotten."""
     read = {op.value for op in ops if op.kind == "read" and op.outcome == OK}
-    strict = any(op.kind == "read" and op.outcome == MISS and op.proven for op in ops)
+    strict = misses and any(op.kind == "read" and op.outcome == MISS and op.proven for op in ops)
     history: list[Event] = []
     written: set[bytes] = set()
     simple = True
@@ -130,7 +142,7 @@ def history_of(ops: Sequence[Op]) -> tuple[list[Event], bool]:
         if op.kind == "read":
             if op.outcome == OK:
                 history.append(Event(op.start_us, end, False, op.value))
-            elif op.outcome == MISS and op.proven:
+            elif op.outcome == MISS and op.proven and misses:
                 history.append(Event(op.start_us, end, False, ABSENT))
         elif op.outcome == OK or open_end:
             if op.kind == "delete":
@@ -150,10 +162,24 @@ def history_of(ops: Sequence[Op]) -> tuple[list[Event], bool]:
 
 
 class Linearizability(Checker):
-    """Judges each slot's history at the end."""
+    """Judges each slot's history at the end; on long runs, window by window, each half of which is also in another.
+
+    A part of a linearizable history is one too, as long as what it read from elsewhere may have been written any time,
+    and no miss needs a delete that is not in it. So windows accuse nobody falsely, and find what goes wrong within
+    them; what is older than a window is the freshness checker's, which forgets nothing.
+    """
 
     name = "linearizability"
-    undecided = 0
+
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        self.undecided = 0
+        self._deleted: set[bytes] = set()
+
+    def forgetting(self, leaving: list[Op]) -> None:
+        """Judge the window; note where misses cannot be judged any more."""
+        self.finished()
+        self._deleted.update(op.slot for op in leaving if op.kind == "delete" and op.outcome != FAILED)
 
     def finished(self) -> None:
         """All slots, in the order in which they first occur."""
@@ -161,7 +187,7 @@ class Linearizability(Checker):
         for op in self.view.ops:
             slots.setdefault(op.slot, []).append(op)
         for slot, ops in slots.items():
-            history, simple = history_of(ops)
+            history, simple = history_of(ops, misses=slot not in self._deleted)
             verdict = is_explained(history) if simple else search(history)
             if verdict is None:
                 self.undecided += 1

@@ -7,7 +7,7 @@ Behind it, checked too: a correct node that works under such an epoch holds noth
 from __future__ import annotations
 
 from quorumcache.core.model import header_writer
-from sim.checkers.base import Checker, told
+from sim.checkers.base import Checker, View, told
 from sim.record import OK, Op
 
 
@@ -15,6 +15,14 @@ class Revocation(Checker):
     """Compares what is read with who is revoked, and since when."""
 
     name = "revocation"
+
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        self.slots: dict[bytes, None] = {}
+
+    def forgetting(self, leaving: list[Op]) -> None:
+        """Of forgotten operations only the slot matters."""
+        self.slots.update(dict.fromkeys(op.slot for op in leaving))
 
     def ended(self, op: Op) -> None:
         """Whose value did the read return?"""
@@ -25,7 +33,7 @@ class Revocation(Checker):
 
     def finished(self) -> None:
         """All slots once more."""
-        for slot in dict.fromkeys(op.slot for op in self.view.ops):
+        for slot in dict.fromkeys([*self.slots, *(op.slot for op in self.view.ops)]):
             self._check_nodes(slot)
 
     def _check_nodes(self, slot: bytes) -> None:

@@ -47,5 +47,7 @@ class OneValuePerStamp(Checker):
         """A read returned a value under a stamp."""
         if op.outcome == OK and op.kind == "read":
             before = self.values.setdefault(op.stamp + op.slot, op.value)
+            if len(self.values) > self.remembered_max:
+                del self.values[next(iter(self.values))]
             if before != op.value:
                 self.fail(f"{told(op)} returned another value than the {before!r} read before under its stamp")
