@@ -1,7 +1,7 @@
 """The rows of a node's database: tables, encodings, checksums; what to write for a journal, how to read it all again.
 
-Batches and intents are rows of their own, shared by the entries and promises that refer to them, as in memory. It must
-not know files or durability.
+A batch is a row, shared by the entries that refer to it, as in memory. The promises of one prepare are a row, written
+once, and again only where some of them go before others. It must not know files or durability.
 """
 
 from __future__ import annotations
@@ -26,20 +26,38 @@ _TABLES: Final = (
     "CREATE TABLE entries (id INTEGER PRIMARY KEY, header BLOB, salted BLOB, batch INTEGER, position INTEGER, "
     "path BLOB, crc INTEGER)",
     "CREATE TABLE batches (id INTEGER PRIMARY KEY, certificate BLOB, leaves BLOB, counts BLOB, crc INTEGER)",
-    "CREATE TABLE promises (id INTEGER PRIMARY KEY, header BLOB, recorded_us INTEGER, intent INTEGER, "
-    "position INTEGER, crc INTEGER)",
-    "CREATE TABLE intents (id INTEGER PRIMARY KEY, batch_group BLOB, signature BLOB, leaves BLOB, crc INTEGER)",
+    "CREATE TABLE prepares (id INTEGER PRIMARY KEY, promised BLOB, crc INTEGER)",
     "CREATE TABLE shards (number INTEGER PRIMARY KEY, floor_us INTEGER, recovering INTEGER, crc INTEGER)",
-    "CREATE TABLE totals (id INTEGER PRIMARY KEY, entries INTEGER, entries_sum INTEGER, promises INTEGER, "
-    "promises_sum INTEGER, crc INTEGER)",
+    "CREATE TABLE totals (id INTEGER PRIMARY KEY, entries INTEGER, entries_sum INTEGER, prepares INTEGER, "
+    "prepares_sum INTEGER, crc INTEGER)",
     "CREATE TABLE probe (data BLOB)",
 )
 _certificate_of = msgspec.msgpack.Decoder(Certificate).decode
 _identity_of = msgspec.msgpack.Decoder(Identity).decode
 _encode = msgspec.msgpack.Encoder().encode
 
-#: A promise's group, intent and leaves: what it shares with the others of its batch.
-IntentKey = tuple[bytes, bytes, bytes]
+
+class Promised(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The open promises of one prepare: what they share, and each one's header and its place in the batch."""
+
+    group: bytes
+    intent: bytes
+    leaves: bytes
+    recorded_us: int
+    headers: list[tuple[int, bytes]]
+
+
+_promised_of = msgspec.msgpack.Decoder(Promised).decode
+
+
+class Prepare:
+    """A row of promises: those of it that are open, and its checksum."""
+
+    __slots__ = ("crc", "promises")
+
+    def __init__(self, promises: dict[Promise, None], crc: int) -> None:
+        self.promises = promises
+        self.crc = crc
 
 
 class Damaged(Exception):
@@ -52,31 +70,37 @@ def term(digest: bytes) -> int:
 
 
 class Totals(msgspec.Struct):
-    """How many entries and promises there are, and the sums (modulo 2^63) of their digests' terms."""
+    """How many entries and rows of promises there are, and sums (modulo 2^63): of the entries' terms, and of the
+    others' checksums."""
 
     entries: int = 0
     entries_sum: int = 0
-    promises: int = 0
-    promises_sum: int = 0
+    prepares: int = 0
+    prepares_sum: int = 0
 
-    def count_entry(self, digest: bytes, sign: int = 1) -> None:
-        """One more (`sign` 1) or one less (-1)."""
-        self.entries += sign
-        self.entries_sum = (self.entries_sum + sign * term(digest)) & _SUM_MASK
+    def plus(self, entries: int, entries_sum: int, prepares: int, prepares_sum: int) -> Totals:
+        """With so much more, or less."""
+        return Totals(
+            self.entries + entries,
+            (self.entries_sum + entries_sum) & _SUM_MASK,
+            self.prepares + prepares,
+            (self.prepares_sum + prepares_sum) & _SUM_MASK,
+        )
 
-    def count_promise(self, digest: bytes, sign: int = 1) -> None:
-        """One more (`sign` 1) or one less (-1)."""
-        self.promises += sign
-        self.promises_sum = (self.promises_sum + sign * term(digest)) & _SUM_MASK
 
-
-def _crc(numbers: tuple[int, ...], *parts: bytes | None) -> int:
+def _crc(numbers: tuple[int, ...], *parts: bytes) -> int:
     """A row's checksum: over its numbers and the lengths and bytes of its parts."""
-    crc = crc32(repr((*numbers, *[-1 if part is None else len(part) for part in parts])).encode())
+    crc = crc32(repr((*numbers, *map(len, parts))).encode())
     for part in parts:
-        if part:
-            crc = crc32(part, crc)
+        crc = crc32(part, crc)
     return crc
+
+
+def _entry_crc(row: int, batch: int, position: int, header: bytes, salted: bytes, path: bytes | None) -> int:
+    """As `_crc`, for the rows of which there are most: the numbers decide where the checksum begins."""
+    begin = row * 0x9E3779B1 + batch * 0x85EBCA6B + position * 0xC2B2AE35 + len(header) * 0x27D4EB2F
+    crc = crc32(salted, crc32(header, begin & 0xFFFFFFFF))
+    return crc if path is None else crc32(path, crc + 1)
 
 
 def create(database: sqlite3.Connection, identity: Identity) -> None:
@@ -98,81 +122,95 @@ def _write_totals(database: sqlite3.Connection, totals: Totals) -> None:
 
 class Change:
     """What has to be written for a journal. Making it numbers the rows of what is new; `settle` (it was written) keeps
-    that and brings `totals` and `intents` up to date, `forget` (it was not) takes the numbers back."""
+    that and brings `prepares` up to date, `forget` (it was not) takes the numbers back. `totals` are those after it."""
 
     def __init__(
-        self, journal: Journal, slots: Slots, totals: Totals, intents: dict[IntentKey, list[int]], next_row: int
+        self, journal: Journal, slots: Slots, totals: Totals, prepares: dict[int, Prepare], next_row: int
     ) -> None:
         self.next_row = next_row
-        self._totals, self._intents = totals, intents
-        self._new_totals = msgspec.structs.replace(totals)
+        self._prepares = prepares
         self._fresh: list[Held | Promise | Batch] = []
         self._released = [batch for batch in dict.fromkeys(journal.released) if batch.row and not batch.held_count]
-        self._entries: list[tuple[Any, ...]] = []
-        self._entries_gone: list[tuple[int]] = []
-        self._batches: list[tuple[Any, ...]] = []
-        self._promises: list[tuple[Any, ...]] = []
-        self._promises_gone: list[tuple[int]] = []
-        self._counts: dict[IntentKey, list[int]] = {}
         self._shards = [
             (s.number, s.floor_us, int(s.recovering), _crc((s.number, s.floor_us, int(s.recovering))))
             for s in journal.shards.values()
         ]
+        self._entries: list[tuple[Any, ...]] = []
+        self._entries_gone: list[tuple[int]] = []
+        self._batches: list[tuple[Any, ...]] = []
+        self._promised: dict[int, tuple[int, bytes, int]] = {}
+        self._changed: dict[int, Prepare] = {}
+        more = (*self._entry_changes(journal, slots), *self._promise_changes(journal, slots))
+        self._totals_before = totals
+        self.totals = totals.plus(*more)
+
+    def _entry_changes(self, journal: Journal, slots: Slots) -> tuple[int, int]:
         current = slots.current
+        count = total = 0
         for slot, before in journal.entries.items():
-            self._entry(before, current.get(slot))
-        open_ = slots.open
-        for slot, promises in journal.promises.items():
-            self._slot_promises(promises, open_.get(slot, ()))
-
-    def _entry(self, before: Held | None, held: Held | None) -> None:
-        if held is before:
-            return
-        if before is not None:
-            self._new_totals.count_entry(before.digest, -1)
-        if held is None:
-            assert before is not None
-            self._entries_gone.append((before.row,))
-            return
-        self._new_totals.count_entry(held.digest)
-        batch = held.batch
-        if not batch.row:
-            batch.row = self._row()
-            self._fresh.append(batch)
-            raw = _encode(batch.certificate)
-            crc = _crc((batch.row,), raw, batch.leaves, batch.counts)
-            self._batches.append((batch.row, raw, batch.leaves, batch.counts, crc))
-        held.row = self._row() if before is None else before.row
-        self._fresh.append(held)
-        numbers = (held.row, batch.row, held.position)
-        crc = _crc(numbers, held.header, held.salted, held.path)
-        self._entries.append((held.row, held.header, held.salted, batch.row, held.position, held.path, crc))
-
-    def _slot_promises(self, before: tuple[Promise, ...], now: list[Promise] | tuple[()]) -> None:
-        for promise in before:
-            if promise not in now:
-                self._new_totals.count_promise(promise.header.digest, -1)
-                self._promises_gone.append((promise.row,))
-                self._intent(promise)[1] -= 1
-        for promise in now:
-            if promise.row:
+            held = current.get(slot)
+            if held is before:
                 continue
-            promise.row = self._row()
-            self._fresh.append(promise)
-            self._new_totals.count_promise(promise.header.digest)
-            intent = self._intent(promise)
-            intent[1] += 1
-            raw = promise.header.raw
-            numbers = (promise.row, promise.recorded_us, intent[0], promise.position)
-            self._promises.append((promise.row, raw, *numbers[1:], _crc(numbers, raw)))
+            if before is not None:
+                count -= 1
+                total -= term(before.digest)
+                if held is None:
+                    self._entries_gone.append((before.row,))
+                    continue
+            assert held is not None
+            count += 1
+            total += term(held.digest)
+            batch = held.batch
+            batch_row = batch.row or self._new_batch(batch)
+            held.row = row = self._row() if before is None else before.row
+            self._fresh.append(held)
+            header, salted, path, position = held.header, held.salted, held.path, held.position
+            crc = _entry_crc(row, batch_row, position, header, salted, path)
+            self._entries.append((row, header, salted, batch_row, position, path, crc))
+        return count, total
 
-    def _intent(self, promise: Promise) -> list[int]:
-        key = (promise.group, promise.intent, promise.leaves)
-        counts = self._counts.get(key)
-        if counts is None:
-            known = self._intents.get(key)
-            counts = self._counts[key] = [self._row(), 0] if known is None else known.copy()
-        return counts
+    def _new_batch(self, batch: Batch) -> int:
+        batch.row = row = self._row()
+        self._fresh.append(batch)
+        raw = _encode(batch.certificate)
+        self._batches.append((row, raw, batch.leaves, batch.counts, _crc((row,), raw, batch.leaves, batch.counts)))
+        return row
+
+    def _promise_changes(self, journal: Journal, slots: Slots) -> tuple[int, int]:
+        open_, changed, prepares = slots.open, self._changed, self._prepares
+        new: dict[tuple[bytes, bytes, int], dict[Promise, None]] = {}
+        for slot, before in journal.promises.items():
+            now = open_.get(slot, ())
+            for promise in before:
+                if promise not in now:
+                    row = promise.row
+                    prepare = changed.get(row)
+                    if prepare is None:
+                        prepare = changed[row] = Prepare(prepares[row].promises.copy(), 0)
+                    del prepare.promises[promise]
+            for promise in now:
+                if not promise.row:
+                    key = (promise.intent, promise.leaves, promise.recorded_us)
+                    new.setdefault(key, {})[promise] = None
+        count = total = 0
+        for promises in new.values():
+            row = self._row()
+            for promise in promises:
+                promise.row = row
+            self._fresh.extend(promises)
+            changed[row] = Prepare(promises, 0)
+        for row, prepare in changed.items():
+            known = prepares.get(row)
+            if known is not None:
+                count -= 1
+                total -= known.crc
+            if prepare.promises:
+                count += 1
+                promised = _encode(_promised(prepare.promises))
+                prepare.crc = crc = _crc((row,), promised)
+                total += crc
+                self._promised[row] = (row, promised, crc)
+        return count, total
 
     def _row(self) -> int:
         row = self.next_row
@@ -182,21 +220,11 @@ class Change:
     def write(self, database: sqlite3.Connection) -> None:
         """Write it, in the caller's transaction. Raises sqlite3.Error."""
         many = database.executemany
-        new, gone = [], []
-        for key, (row, count) in self._counts.items():
-            known = key in self._intents
-            if count and not known:
-                new.append((row, *key, _crc((row,), *key)))
-            elif known and not count:
-                gone.append((row,))
-        if new:
-            many("INSERT INTO intents VALUES (?, ?, ?, ?, ?)", new)
-        if self._promises:
-            many("INSERT INTO promises VALUES (?, ?, ?, ?, ?, ?)", self._promises)
-        if self._promises_gone:
-            many("DELETE FROM promises WHERE id = ?", self._promises_gone)
+        if self._promised:
+            many("INSERT OR REPLACE INTO prepares VALUES (?, ?, ?)", self._promised.values())
+        gone = [(row,) for row, prepare in self._changed.items() if not prepare.promises and row in self._prepares]
         if gone:
-            many("DELETE FROM intents WHERE id = ?", gone)
+            many("DELETE FROM prepares WHERE id = ?", gone)
         if self._batches:
             many("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", self._batches)
         if self._entries:
@@ -207,18 +235,16 @@ class Change:
             many("DELETE FROM batches WHERE id = ?", [(batch.row,) for batch in self._released])
         if self._shards:
             many("INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?)", self._shards)
-        if self._new_totals != self._totals:
-            _write_totals(database, self._new_totals)
+        if self.totals != self._totals_before:
+            _write_totals(database, self.totals)
 
     def settle(self) -> None:
         """It was written."""
-        for field in ("entries", "entries_sum", "promises", "promises_sum"):
-            setattr(self._totals, field, getattr(self._new_totals, field))
-        for key, counts in self._counts.items():
-            if counts[1]:
-                self._intents[key] = counts
+        for row, prepare in self._changed.items():
+            if prepare.promises:
+                self._prepares[row] = prepare
             else:
-                self._intents.pop(key, None)
+                self._prepares.pop(row, None)
         for batch in self._released:
             batch.row = 0
 
@@ -226,6 +252,12 @@ class Change:
         """It was not."""
         for thing in self._fresh:
             thing.row = 0
+
+
+def _promised(promises: dict[Promise, None]) -> Promised:
+    first = next(iter(promises))
+    headers = [(promise.position, promise.header.raw) for promise in promises]
+    return Promised(first.group, first.intent, first.leaves, first.recorded_us, headers)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -244,7 +276,7 @@ def read_identity(database: sqlite3.Connection) -> Identity:
 
 def read_totals(database: sqlite3.Connection) -> Totals:
     """The totals that were written. Raises Damaged."""
-    found = database.execute("SELECT entries, entries_sum, promises, promises_sum, crc FROM totals").fetchall()
+    found = database.execute("SELECT entries, entries_sum, prepares, prepares_sum, crc FROM totals").fetchall()
     if len(found) != 1 or found[0][-1] != _crc(found[0][:-1]):
         raise Damaged("its totals are not readable")
     return Totals(*found[0][:-1])
@@ -264,28 +296,20 @@ def read_entries(database: sqlite3.Connection, batches: Mapping[int, Batch]) -> 
     query = "SELECT id, header, salted, path, batch, position, crc FROM entries"
     for row, header, salted, path, batch_row, position, crc in _checked(database, query, (bytes, bytes, None)):
         batch = batches.get(batch_row)
-        if batch is None or crc != _crc((row, batch_row, position), header, salted, path):
+        if batch is None or crc != _entry_crc(row, batch_row, position, header, salted, path):
             raise Damaged(f"entry {row} is not what was written")
         yield header_slot(header), Held(digest_of(header), header, salted, batch, position, path, row)
 
 
-def read_intents(database: sqlite3.Connection) -> Iterator[tuple[int, IntentKey]]:
-    """All intents, by their rows. Raises Damaged."""
-    query = "SELECT id, batch_group, signature, leaves, crc FROM intents"
-    for row, group, signature, leaves, crc in _checked(database, query, (bytes, bytes, bytes)):
-        if crc != _crc((row,), group, signature, leaves):
-            raise Damaged(f"intent {row} is not what was written")
-        yield row, (group, signature, leaves)
-
-
-def read_promises(database: sqlite3.Connection, intents: Mapping[int, IntentKey]) -> Iterator[tuple[int, Promise]]:
-    """All promises, each with its intent's row. Raises Damaged."""
-    query = "SELECT id, header, recorded_us, intent, position, crc FROM promises"
-    for row, raw, recorded_us, intent, position, crc in _checked(database, query, (bytes,)):
-        if intent not in intents or crc != _crc((row, recorded_us, intent, position), raw):
-            raise Damaged(f"promise {row} is not what was written")
-        group, signature, leaves = intents[intent]
-        yield intent, Promise(parse_header(raw), recorded_us, group, signature, leaves, position, row)
+def read_prepares(database: sqlite3.Connection) -> Iterator[tuple[int, Prepare]]:
+    """All promises, by the rows they share. Raises Damaged."""
+    for row, promised, crc in _checked(database, "SELECT id, promised, crc FROM prepares", (bytes,)):
+        if crc != _crc((row,), promised):
+            raise Damaged(f"prepare {row} is not what was written")
+        raw = _promised_of(promised)
+        shared = (raw.recorded_us, raw.group, raw.intent, raw.leaves)
+        promises = [Promise(parse_header(header), *shared, position, row) for position, header in raw.headers]
+        yield row, Prepare(dict.fromkeys(promises), crc)
 
 
 def read_shards(database: sqlite3.Connection) -> Iterator[tuple[int, int, bool]]:

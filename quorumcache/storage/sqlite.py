@@ -32,9 +32,12 @@ from quorumcache.storage.rows import Damaged
 from quorumcache.storage.syncing import Syncer
 from quorumcache.storage.wal import frames_beyond
 
-#: The log is moved into the database file from this size on: in a thread, and beyond the second at once.
-LOG_BYTES_GOAL: Final = 8 << 20
-LOG_BYTES_MAX: Final = 128 << 20
+#: Each time the log grew by so much, a thread moves it into the database file. Where the thread has caught up, the log
+#: begins anew; under load it may not, and at the second size everyone waits for that once.
+LOG_BYTES_STEP: Final = 8 << 20
+LOG_BYTES_MAX: Final = 64 << 20
+#: Small transactions write few rows in few places: small pages make them cheap.
+_PAGE_BYTES: Final = 2048
 _PROBE_BYTES: Final = 256 << 10
 _CACHE_KIB: Final = 16 << 10
 
@@ -74,8 +77,9 @@ class SqliteStorage:
         self._syncer: Syncer | None = None
         self._mover: ThreadPoolExecutor | None = None
         self._moving: Future[None] | None = None
+        self._moved_bytes = 0
         self._totals = rows.Totals()
-        self._intents: dict[rows.IntentKey, list[int]] = {}  # -> its row, and how many promises refer to it
+        self._prepares: dict[int, rows.Prepare] = {}
         self._next_row = 1
         self._failed = False
         #: What became of earlier state at the start: "", or why it does not count.
@@ -112,7 +116,7 @@ class SqliteStorage:
         database = self._connect(directory) if self._database is None else self._database
         if not found:
             self._totals = rows.Totals()
-            self._intents.clear()
+            self._prepares.clear()
             self._create(database, identity)
         directory.sync_names()
         self._log_file = os.open(f"{directory.database}-wal", os.O_RDWR)
@@ -158,11 +162,12 @@ class SqliteStorage:
     def _connect(self, directory: Directory) -> sqlite3.Connection:
         database = sqlite3.connect(directory.database, isolation_level=None, cached_statements=64, timeout=5.0)
         self._database = database
+        database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         database.execute("PRAGMA journal_mode = WAL").fetchall()
         # Consistent after a power cut, if not complete: the log is synced before it is moved. Completeness is ours.
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
-        database.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_GOAL // 2}").fetchall()
+        database.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_STEP // 2}").fetchall()
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         database.execute("PRAGMA cell_size_check = ON")
         return database
@@ -186,7 +191,7 @@ class SqliteStorage:
 
     def _fill(self, database: sqlite3.Connection, slots: Slots) -> None:
         batches = dict(rows.read_batches(database))
-        totals = rows.Totals()
+        count = total = 0
         entries = rows.read_entries(database, batches)
         # Of keys with fields the base has to come first, and its slot is the lowest.
         for slot, held in sorted(entries, key=lambda entry: entry[0]) if slots.types else entries:
@@ -195,17 +200,15 @@ class SqliteStorage:
             slots.put_back(slot, held)
             if slot not in slots.current:
                 raise Damaged("a field without its key")
-            totals.count_entry(held.digest)
+            count += 1
+            total += rows.term(held.digest)
             self._next_row = max(self._next_row, held.row + 1)
-        intents = dict(rows.read_intents(database))
-        self._intents = {key: [row, 0] for row, key in intents.items()}
+        self._prepares = dict(rows.read_prepares(database))
+        self._next_row = max(self._next_row, max(batches, default=0) + 1, max(self._prepares, default=0) + 1)
         open_: dict[bytes, list[Promise]] = {}
-        for row, promise in rows.read_promises(database, intents):
-            open_.setdefault(promise.header.slot, []).append(promise)
-            self._intents[intents[row]][1] += 1
-            totals.count_promise(promise.header.digest)
-            self._next_row = max(self._next_row, promise.row + 1)
-        self._next_row = max(self._next_row, max(batches, default=0) + 1, max(intents, default=0) + 1)
+        for prepare in self._prepares.values():
+            for promise in prepare.promises:
+                open_.setdefault(promise.header.slot, []).append(promise)
         for slot, promises in open_.items():
             slots.put_back_promises(slot, promises)
         # As they were made: the oldest are dropped first.
@@ -217,10 +220,11 @@ class SqliteStorage:
             raise Damaged("floors are missing")
         for number, floor_us, recovering in shards:
             slots.put_back_shard(number, floor_us, recovering)
-        if totals != rows.read_totals(database):
+        crcs = sum(prepare.crc for prepare in self._prepares.values())
+        self._totals = rows.Totals().plus(count, total, len(self._prepares), crcs)
+        if self._totals != rows.read_totals(database):
             raise Damaged("rows are missing")
-        self._totals = totals
-        # What a batch or intent outlived by an accident of ours would stay for ever.
+        # What a batch outlived by an accident of ours would stay for ever.
         unused = [(row,) for row, batch in batches.items() if not batch.held_count]
         database.executemany("DELETE FROM batches WHERE id = ?", unused)
 
@@ -230,7 +234,7 @@ class SqliteStorage:
         """See `Storage.write`."""
         database = self._database
         assert database is not None
-        change = rows.Change(journal, slots, self._totals, self._intents, self._next_row)
+        change = rows.Change(journal, slots, self._totals, self._prepares, self._next_row)
         try:
             database.execute("BEGIN IMMEDIATE")
             change.write(database)
@@ -242,7 +246,7 @@ class SqliteStorage:
                 database.execute("ROLLBACK")
             raise NotStored(f"{self._path}: {fault}") from fault
         change.settle()
-        self._next_row = change.next_row
+        self._totals, self._next_row = change.totals, change.next_row
         self.transactions_count += 1
         if self._syncer is not None:
             self._syncer.wrote()
@@ -291,13 +295,15 @@ class SqliteStorage:
         assert self._mover is not None
         assert self._directory is not None
         size = os.fstat(self._log_file).st_size
-        if size < LOG_BYTES_GOAL or (self._moving is not None and not self._moving.done()):
+        self._moved_bytes = min(self._moved_bytes, size)
+        if size - self._moved_bytes < LOG_BYTES_STEP or (self._moving is not None and not self._moving.done()):
             return
         if size > LOG_BYTES_MAX:
             # The thread does not catch up: this once, everyone waits.
             with contextlib.suppress(sqlite3.Error):
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return
+        self._moved_bytes = size
         self._moving = self._mover.submit(_move, self._directory.database)
 
     # --- closing ---

@@ -138,7 +138,7 @@ def test_what_was_not_written_is_not_there(some: list[Any], more: list[Any]) -> 
 
 
 def test_nothing_is_left_behind_of_what_went() -> None:
-    """Rows of batches and intents go with the last that refers to them."""
+    """Rows of batches and promises go with the last that is of them."""
     with directory() as path:
         kept = Kept(path)
         for each in SOME:
@@ -150,7 +150,7 @@ def test_nothing_is_left_behind_of_what_went() -> None:
         kept.write()
         kept.storage.close()
         with sqlite3.connect(path / FILES[0]) as database:
-            for table in ("entries", "batches", "promises", "intents"):
+            for table in ("entries", "batches", "prepares"):
                 assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
         database.close()
 
@@ -251,7 +251,7 @@ def test_a_damaged_file_is_never_taken_for_the_truth(stopped: bool, seed: int) -
         if stopped:
             left = path / "a"
         log = left / FILES[1]
-        tail = log.read_bytes()[-4120:] if log.exists() else b""
+        tail = log.read_bytes()[-2072:] if log.exists() else b""
         _flip(left, seed)
         if tail and not (log.exists() and log.read_bytes().endswith(tail)):
             return
@@ -265,7 +265,7 @@ def test_a_damaged_file_is_set_aside_and_the_next_start_is_a_new_one(
     for _ in range(ASIDE_MAX + 2):
         Kept(tmp_path).storage.close()
         data = bytearray((tmp_path / FILES[0]).read_bytes())
-        data[4096:] = bytes(len(data) - 4096)
+        data[2048:] = bytes(len(data) - 2048)
         (tmp_path / FILES[0]).write_bytes(data)
         kept = Kept(tmp_path)
         assert not kept.resumed
@@ -279,7 +279,7 @@ def test_a_damaged_file_is_set_aside_and_the_next_start_is_a_new_one(
 
 def test_rows_that_are_missing_are_noticed(tmp_path: Path) -> None:
     """A database can be in order, and not what was written."""
-    for number, table in enumerate(("entries", "promises", "batches", "intents", "shards", "totals", "about")):
+    for number, table in enumerate(("entries", "prepares", "batches", "shards", "totals", "about")):
         kept = Kept(tmp_path / str(number))
         for each in SOME:
             kept.frame(each)

@@ -1,0 +1,151 @@
+"""What storage in SQLite costs one node, without network or signatures: 128-byte values, prepared and committed in
+batches of 64 and one by one; and how long a node takes to start from what is stored, with how much memory.
+
+    python bench/storage.py [--entries N] [--json PATH]
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.cluster import arguments, make_cluster, write_json
+from bench.memory import resident_bytes
+from quorumcache.core.certificate import Batch
+from quorumcache.core.config import Configuration
+from quorumcache.core.journal import Journal
+from quorumcache.core.model import Certificate, Grant, encode_header, parse_header, slot_of, stamp_of, value_hash_of
+from quorumcache.core.slots import Held, Promise, Slots
+from quorumcache.storage import Identity, MemoryStorage, SqliteStorage, Storage
+
+START_US = 1_700_000_000_000_000
+BATCH = 64
+_random = random.Random(1)
+
+
+def new_slots(configuration: Configuration) -> Slots:
+    """Slots without end."""
+    return Slots(configuration, floor_us=0, recovering=False, bytes_max=1 << 40, promises_max=1 << 30)
+
+
+def batches(count: int, size: int, first: int = 0) -> Iterator[tuple[list[Promise], list[Held]]]:
+    """Batches as they are prepared, and as they are committed."""
+    draw = _random.randbytes
+    for number in range(first, first + count):
+        promises, held = [], []
+        headers = []
+        for i in range(size):
+            salted = draw(144)
+            slot = slot_of(b"default", b"key-%d" % (number * size + i))
+            raw = encode_header(slot, stamp_of(START_US + number, b"w" * 32, 1), 0, value_hash_of(salted), 128, 0)
+            headers.append((parse_header(raw), salted))
+        leaves = b"".join([header.digest for header, _ in headers])
+        grants = tuple(Grant(i, b"\xff" * ((size + 7) // 8), draw(64)) for i in range(3))
+        batch = Batch(Certificate(bytes(32), bytes(16), draw(32), size, b"w" * 32, draw(64), grants), leaves, b"")
+        intent = draw(64)
+        for position, (header, salted) in enumerate(headers):
+            promises.append(Promise(header, START_US, bytes(16), intent, leaves, position))
+            held.append(Held(header.digest, header.raw, salted, batch, position, None))
+        yield promises, held
+
+
+def fill(storage: Storage, slots: Slots, count: int, size: int, first: int = 0) -> tuple[float, float]:
+    """Prepare and commit so many entries in batches of a size: microseconds per entry for all of it, and of the
+    prepares' and commits' transactions."""
+    journal = slots.journal = Journal()
+    clock = time.perf_counter
+    all_s = stored_s = 0.0
+    for promises, held in batches(count // size, size, first):
+        begin_s = clock()
+        for promise in promises:
+            slots.add_promise(promise)
+        middle_s = clock()
+        storage.write(journal, slots)
+        stored_s += clock() - middle_s
+        journal.clear()
+        for promise, each in zip(promises, held, strict=True):
+            slots.store(promise.header.slot, each, START_US)
+            slots.settle_promises(promise.header.slot, each.stamp)
+        middle_s = clock()
+        storage.write(journal, slots)
+        stored_s += clock() - middle_s
+        journal.clear()
+        all_s += clock() - begin_s
+    return all_s / count * 1e6, stored_s / count * 1e6
+
+
+def load(configuration: Configuration, identity: Identity, directory: Path, entries: int) -> tuple[float, int]:
+    """Start from what is stored: seconds, and bytes of memory."""
+    gc.disable()
+    before_bytes = resident_bytes(os.getpid())
+    begin_s = time.perf_counter()
+    slots = new_slots(configuration)
+    storage = SqliteStorage(directory)
+    resumed = storage.open(identity, slots)
+    taken_s = time.perf_counter() - begin_s
+    grown_bytes = resident_bytes(os.getpid()) - before_bytes
+    assert resumed
+    assert len(slots.current) == entries
+    storage.close()
+    return taken_s, grown_bytes
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--entries", type=int, default=100_000, metavar="N", help="with how many the node starts")
+    options = parser.parse_args()
+    signed, keys, _ = make_cluster(1)
+    configuration = signed.configuration
+    identity = Identity(configuration.cluster_id, configuration.digest, keys[0].public)
+    figures: dict[str, float | int | str] = {"entries": options.entries}
+    gc.disable()  # As good as: a node's thresholds are high.
+    with tempfile.TemporaryDirectory(prefix="quorumcache-bench-") as place:
+        for number, (size, count) in enumerate(((1, 4_000), (BATCH, 32_000))):
+            for kind in ("memory", "sqlite"):
+                storage: Storage = MemoryStorage()
+                if kind == "sqlite":
+                    storage = SqliteStorage(Path(place) / f"small-{number}")
+                slots = new_slots(configuration)
+                storage.open(identity, slots)
+                all_us, stored_us = fill(storage, slots, count, size)
+                storage.close()
+                figures[f"{kind}_batch_{size}_us"] = round(all_us, 2)
+                print(f"{kind}, batches of {size}: {all_us:.1f} us an entry, {stored_us:.1f} of them in transactions")
+        directory = Path(place) / "large"
+        kept = SqliteStorage(directory)
+        slots = new_slots(configuration)
+        kept.open(identity, slots)
+        first = Journal()
+        first.shards.update({shard.number: shard for shard in slots.shards})
+        kept.write(first, slots)
+        fill(kept, slots, options.entries, BATCH)
+        kept.close()
+        entries = len(slots.current)
+        size_bytes = (directory / "entries.sqlite").stat().st_size
+        # A process of its own: this one's memory has holes that entries would hide in.
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            taken_s, grown_bytes = process.apply(load, (configuration, identity, directory, entries))
+    figures.update(
+        start_s=round(taken_s, 2),
+        start_resident_bytes_per_entry=round(grown_bytes / entries),
+        disk_bytes_per_entry=round(size_bytes / entries),
+    )
+    print(
+        f"{entries:,} entries: start-up {taken_s:.2f} s, {grown_bytes / entries:.0f} bytes of memory and "
+        f"{size_bytes / entries:.0f} of disk each"
+    )
+    write_json(options.json, figures)
+
+
+if __name__ == "__main__":
+    main()
