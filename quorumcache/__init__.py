@@ -14,7 +14,15 @@ from quorumcache.version import VERSION
 
 if TYPE_CHECKING:
     from quorumcache.client import Client, DataKeys, SyncClient
-    from quorumcache.client.database import Change, PostgresStore, ReadThrough, SqliteStore, Store, WriteThrough
+    from quorumcache.client.database import (
+        Change,
+        PostgresStore,
+        ReadThrough,
+        SqliteStore,
+        Store,
+        WriteBehind,
+        WriteThrough,
+    )
     from quorumcache.errors import (
         CannotOpen,
         ConfigurationError,
@@ -59,6 +67,7 @@ __all__ = [
     "StoreFailed",
     "SyncClient",
     "Unavailable",
+    "WriteBehind",
     "WriteThrough",
     "__version__",
 ]
@@ -66,7 +75,7 @@ __all__ = [
 __version__ = VERSION
 
 _CLIENTS: Final = ("Client", "DataKeys", "SyncClient")
-_DATABASE: Final = ("Change", "PostgresStore", "ReadThrough", "SqliteStore", "Store", "WriteThrough")
+_DATABASE: Final = ("Change", "PostgresStore", "ReadThrough", "SqliteStore", "Store", "WriteBehind", "WriteThrough")
 _HOMES: Final = {
     **dict.fromkeys(_CLIENTS, "quorumcache.client"),
     **dict.fromkeys(_DATABASE, "quorumcache.client.database"),

@@ -185,6 +185,11 @@ class Client:
         return dict(self._engine.core.counts)
 
     @property
+    def namespace_name(self) -> str:
+        """The namespace that the client's keys are in."""
+        return self._namespace
+
+    @property
     def serializer(self) -> Serializer:
         """What turns values into bytes and back."""
         return self._serializer
@@ -274,6 +279,10 @@ class Client:
     async def read(self, key: Key) -> Outcome:
         """As `get`, but how the read ended, as data: Found (its header has the stamp), Missed or Failed. For audits."""
         return await self._read(self._slot(key), False)
+
+    def data_of(self, key: Key, found: Found) -> bytes:
+        """The bytes of the value in what `read` returned, opened where clients seal values. Raises CannotOpen."""
+        return self._value(self._slot(key), found)
 
     # --- writing ---
 

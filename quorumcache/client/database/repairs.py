@@ -67,6 +67,11 @@ class Repairs:
         if self._keys and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._repair())
 
+    def forget(self, key: Key) -> None:
+        """The key need not be repaired any more: the cache was written since."""
+        if self._keys:
+            self._keys.pop(key_bytes(key), None)
+
     async def finish(self) -> None:
         """Wait until there is nothing to repair. Raises what no repetition helps against, as PermissionDenied."""
         while self._task is not None and not self._task.done():
@@ -94,7 +99,7 @@ class Repairs:
                 # Not allowed, or the client is closed: no repetition helps.
                 self.problem, self._fault = str(fault), fault
                 return
-            done = [name for name in part if name not in failed and self._keys[name] == part[name]]
+            done = [name for name in part if name not in failed and self._keys.get(name) == part[name]]
             for name in done:
                 del self._keys[name]
             if done and self._on_done is not None:

@@ -34,9 +34,9 @@ class Store(ABC):
     """A database, as the caching patterns use it. Methods are called in one event loop, `save` never twice at a time
     for the same key.
 
-    How errors of `save` are understood: Misuse (as InvalidValue), ValueError and TypeError are refusals of these
-    changes, for good. StoreFailed, Unavailable and OSError (so also TimeoutError) are an outage, of no change's
-    making. Anything else may be either: it is tried again a number of times.
+    How errors of `save` are understood: InvalidKey and InvalidValue are refusals of these changes, for good. Other
+    errors of quorumcache (StoreFailed first of all) and OSError (so also TimeoutError) are an outage, of no change's
+    making. Anything else may be either, and whether the changes were made is unknown.
     """
 
     @abstractmethod

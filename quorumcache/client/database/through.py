@@ -17,6 +17,8 @@ from quorumcache.client.database.repairs import Repairs
 from quorumcache.client.database.store import Change, Store, key_bytes
 from quorumcache.client.flight import Flight, Flights
 from quorumcache.errors import (
+    CannotOpen,
+    InvalidKey,
     InvalidValue,
     Misuse,
     OutcomeUnknown,
@@ -155,7 +157,8 @@ class ReadThrough:
         try:
             async with asyncio.timeout(self._cache_timeout):
                 return await self._client.get(key)
-        except (Unavailable, TimeoutError) as fault:
+        except (Unavailable, TimeoutError, CannotOpen, InvalidValue) as fault:
+            # What cannot be read or understood is loaded, and replaced.
             self._note_failure(fault)
             return None
 
@@ -164,7 +167,8 @@ class ReadThrough:
         try:
             async with asyncio.timeout(self._cache_timeout):
                 return await self._client.get_many(asked)
-        except (Unavailable, TimeoutError) as fault:
+        except (Unavailable, TimeoutError, CannotOpen, InvalidValue) as fault:
+            # What cannot be read or understood is loaded, and replaced.
             self._note_failure(fault)
             return {}
 
@@ -313,7 +317,7 @@ class WriteThrough(ReadThrough):
             self._overtake(keys)
             try:
                 overtaken = {key_bytes(key) for key in await self._store.save(changes) or ()}
-            except (Misuse, ValueError, TypeError):
+            except (InvalidKey, InvalidValue):
                 told = True  # Refused, so nothing changed.
                 raise
             except OSError as fault:

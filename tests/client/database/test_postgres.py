@@ -3,14 +3,16 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quorumcache.client.database import PostgresStore
+from quorumcache.client.database import PostgresStore, WriteBehind
 from quorumcache.errors import InvalidKey, InvalidValue, Misuse, StoreFailed
 from tests import postgres
 from tests.client.database import stores
+from tests.client.database.fake_client import FakeCache, FakeClient
 from tests.client.database.stores import gone, put
 
 asyncpg = pytest.importorskip("asyncpg", reason='PostgresStore needs asyncpg: pip install "quorumcache[postgres]"')
@@ -143,6 +145,33 @@ async def test_a_server_that_crashes_is_a_clear_error_and_is_found_again(
         except StoreFailed:  # A connection of the pool that broke with the server.
             assert attempt < 9
     assert await store.load(["k"]) == {"k": b"2"}
+
+
+async def test_write_behind_a_server_that_crashes_and_refuses(
+    server: postgres.Postgres, connection: Any, tmp_path: Path
+) -> None:
+    await connection.execute(
+        "CREATE TABLE entries (key text PRIMARY KEY, value bytea CHECK (length(value) < 10), version bigint NOT NULL)"
+    )
+    store = PostgresStore(server.dsn, timeout=10.0)
+    client = FakeClient(FakeCache())
+    async with WriteBehind(client.as_client(), store, queue=tmp_path / "queue.db", durability="process") as cache:
+        await cache.set_many({f"k{i}": b"1" for i in range(300)})
+        await cache.flush(10.0)
+        server.stop(signal.SIGQUIT)
+        try:
+            await cache.set_many({f"k{i}": b"2" for i in range(100)} | {"long": b"x" * 11})
+            with pytest.raises(StoreFailed, match="101 writes are not in the database yet"):
+                await cache.flush(0.3)
+            assert "the database cannot be" in cache.status.problem
+        finally:
+            server.start()
+        await cache.flush(20.0)
+        (letter,) = await cache.dead_letters()
+        assert (letter.key, "check constraint" in letter.message) == ("long", True)
+    expected = {f"k{i}": b"2" if i < 100 else b"1" for i in range(300)}
+    assert await store.load([*expected, "long"]) == expected
+    await store.close()
 
 
 async def test_an_address_where_nothing_answers_is_a_clear_error() -> None:

@@ -97,6 +97,20 @@ async def test_a_value_that_the_cache_cannot_hold_is_served_and_counted(client: 
         assert await client.get("small") == b"v"
 
 
+async def test_what_another_serializer_wrote_is_loaded_and_replaced(cluster: LocalCluster) -> None:
+    client, other = await cluster.client(serializer="json"), await cluster.client()
+    store = FakeStore()
+    store.rows = {b"k": (1, {"name": "Ada"})}
+    async with ReadThrough(client, store) as cache:
+        await other.set("k", b"\xff")
+        assert await cache.get("k") == {"name": "Ada"}
+        await _until(lambda: not len(cache._flights))
+        assert await client.get("k") == {"name": "Ada"}
+        await other.set("k", b"\xff")
+        assert await cache.get_many(["k"]) == {"k": {"name": "Ada"}}
+        assert cache.counts["cache_failures"] == 2
+
+
 async def test_without_the_cache_the_database_serves(cluster: LocalCluster, client: Client) -> None:
     store = FakeStore()
     store.rows = {b"k": (1, b"v")}
