@@ -26,8 +26,12 @@ def init(
     ] = None,
     writers: Annotated[str, typer.Option(help="Names of the writers, with commas between them.")] = "default",
     namespaces: Annotated[
-        str, typer.Option(help="Namespaces: name, or name=writer+writer to let only these write.")
-    ] = "default",
+        str,
+        typer.Option(
+            help="Namespaces: name, or name:type (register, counter, set, map, siblings), or name=writer+writer or "
+            "name:type=writer+writer to let only these write."
+        ),
+    ] = "default,counters:counter,sets:set,maps:map,siblings:siblings",
     encrypt: Annotated[
         str, typer.Option(help="Those namespaces whose values clients seal, so that nodes cannot read them.")
     ] = "",
@@ -62,10 +66,12 @@ def init(
 
     spaces = []
     for item in _names(namespaces):
-        name, limited, allowed = item.partition("=")
+        named, limited, allowed = item.partition("=")
+        name, typed, kind = named.partition(":")
         spaces.append(
             NamespaceInfo(
                 name,
+                kind if typed else "register",
                 writers=tuple(allowed.split("+")) if limited else ("*",),
                 encryption="client" if name in _names(encrypt) else "none",
                 hide_keys=name in _names(hide_keys),

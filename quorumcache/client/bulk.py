@@ -1,11 +1,19 @@
-"""How the outcomes of one call on many keys come together. It must not know what the operations are."""
+"""How outcomes become errors, and how those of one call on many keys come together. It must not know what the
+operations are."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from quorumcache.core.outcome import Outcome
+from quorumcache.core.outcome import DENIED, MISMATCH, UNKNOWN, Failed, Outcome
+from quorumcache.errors import (
+    ConfigurationMismatch,
+    OutcomeUnknown,
+    PermissionDenied,
+    QuorumCacheError,
+    Unavailable,
+)
 
 
 class Many:
@@ -37,3 +45,12 @@ class Part:
         many.left -= 1
         if not many.left:
             many.future.set_result(many.outcomes)
+
+
+def error_of(outcome: Outcome) -> QuorumCacheError:
+    """What to raise for an operation that failed."""
+    assert isinstance(outcome, Failed)
+    kind = {DENIED: PermissionDenied, UNKNOWN: OutcomeUnknown, MISMATCH: ConfigurationMismatch}.get(
+        outcome.kind, Unavailable
+    )
+    return kind(outcome.detail)

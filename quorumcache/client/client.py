@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, overload
 
-from quorumcache.client.bulk import Many, Part
+from quorumcache.client.bulk import Many, Part, error_of
+from quorumcache.client.collections.methods import Handles
 from quorumcache.client.engine import Engine, now_us
 from quorumcache.client.serializers import Serializer, serializer_of
 from quorumcache.client.vault import DataKeysSource, Vault, vault_for
@@ -28,15 +29,13 @@ from quorumcache.core.model import (
     header_stamp,
     slot_of,
 )
-from quorumcache.core.outcome import DENIED, MISMATCH, UNKNOWN, Failed, Found, Missed, Outcome, Written
+from quorumcache.core.outcome import Found, Missed, Outcome, Written
 from quorumcache.errors import (
-    ConfigurationMismatch,
     InvalidKey,
     InvalidValue,
     Misuse,
     OutcomeUnknown,
     PermissionDenied,
-    QuorumCacheError,
     Unavailable,
 )
 from quorumcache.wire.founding import read_cluster_file
@@ -61,7 +60,7 @@ def load_cluster(cluster: str | os.PathLike[str] | SignedConfiguration) -> Signe
     return cluster
 
 
-class Client:
+class Client(Handles):
     """A client of a cluster, for asyncio.
 
     Open it with `await Client.connect(...)` and close it with `await client.close()`, or use it in `async with`:
@@ -94,6 +93,9 @@ class Client:
         limit = info.value_bytes_max if info is not None else 0
         more = Vault.bytes_more if self._vault is not None else 0
         self._value_bytes_max = min(limit or VALUE_BYTES_MAX, VALUE_BYTES_MAX) - more
+        self._type = info.type if info is not None else "register"
+        if self._type != "register":
+            self._slot = self._no_slot  # type: ignore[method-assign]
         self._ttl_s_max = info.ttl_s_max if info is not None else 0
         self._serializer = serializer
         self._dumps = serializer.dumps
@@ -379,6 +381,9 @@ class Client:
             engine.kick()
         return await many.future
 
+    def _base_slot(self, key: Key) -> bytes:
+        return Client._slot(self, key)
+
     def _slot(self, key: Key) -> bytes:
         if type(key) is str:
             try:
@@ -398,8 +403,11 @@ class Client:
         return b"%b%b%b\0\0" % (self._prefix, length.to_bytes(2, "big"), data)
 
     def _value(self, slot: bytes, found: Found) -> bytes:
-        value = found.salted[16:]
-        return value if self._vault is None else self._vault.open(slot, header_stamp(found.header), value)
+        return self._opened(slot, found.header, found.salted)
+
+    def _opened(self, slot: bytes, header: bytes, salted: bytes) -> bytes:
+        value = salted[16:]
+        return value if self._vault is None else self._vault.open(slot, header_stamp(header), value)
 
     def _data(self, value: Any) -> bytes:
         data = self._dumps(value)
@@ -446,15 +454,15 @@ class Client:
                     "have a value that too few nodes could confirm in time. Try again"
                 )
             return
-        raise _error_of(outcome)
+        raise error_of(outcome)
 
     def _check_written(self, outcome: Outcome) -> None:
         if type(outcome) is not Written:
-            raise _error_of(outcome)
+            raise error_of(outcome)
 
     def _check_many(self, keys: list[Key], outcomes: list[Outcome]) -> None:
         failed = {
-            key: _error_of(outcome) for key, outcome in zip(keys, outcomes, strict=True) if type(outcome) is not Written
+            key: error_of(outcome) for key, outcome in zip(keys, outcomes, strict=True) if type(outcome) is not Written
         }
         if not failed:
             return
@@ -472,14 +480,6 @@ def _namespace_in(configuration: Configuration, namespace: str | None) -> str:
     if namespace is None or namespace not in names:
         raise Misuse(f"the cluster has no namespace {namespace!r}; it has {', '.join(names) or 'none'}")
     return namespace
-
-
-def _error_of(outcome: Outcome) -> QuorumCacheError:
-    assert isinstance(outcome, Failed)
-    kind = {DENIED: PermissionDenied, UNKNOWN: OutcomeUnknown, MISMATCH: ConfigurationMismatch}.get(
-        outcome.kind, Unavailable
-    )
-    return kind(outcome.detail)
 
 
 def slot_in(namespace: str, key: Key) -> bytes:

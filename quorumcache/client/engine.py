@@ -12,7 +12,8 @@ import contextlib
 import os
 import time
 from collections import deque
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakValueDictionary
 
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
@@ -23,6 +24,9 @@ from quorumcache.errors import Unavailable
 from quorumcache.net.link import Link
 from quorumcache.net.peers import Http, open_http, send_all
 from quorumcache.wire.keys import SigningKey, verify
+
+if TYPE_CHECKING:
+    from quorumcache.client.collections.counter import Adder
 
 OPERATIONS_MAX: Final = 65_536
 CLEAN_S: Final = 1.0
@@ -72,6 +76,10 @@ class Engine:
         self._operations = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._changed = asyncio.Event()
+        #: Base slot -> what carries this client object's increments of that counter.
+        self.adders: dict[bytes, Adder] = {}
+        #: Base slot -> held while a sibling of that key is being written.
+        self.sibling_locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
     # --- life ---
 
@@ -154,6 +162,10 @@ class Engine:
             self._waiting.append(future)
             await future
         self._operations += 1
+
+    def leave(self, count: int) -> None:
+        """Give back places whose operations went together with another."""
+        self._operations -= count
 
     def _flush(self) -> None:
         self._flushing = False

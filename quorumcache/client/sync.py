@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from quorumcache.client.client import Client, Key
+from quorumcache.client.collections.sync import SyncCounter, SyncMap, SyncSet, SyncSiblings
 from quorumcache.client.serializers import Serializer
 from quorumcache.client.vault import DataKeysSource
 from quorumcache.core.config import SignedConfiguration
@@ -129,6 +130,22 @@ class SyncClient:
     def ttl(self, key: Key) -> float | None:
         """See `Client.ttl`."""
         return self._run(self._client.ttl(key))
+
+    def counter(self, key: Key, *, ttl: float | None = None) -> SyncCounter:
+        """See `Client.counter`."""
+        return SyncCounter(self._client.counter(key, ttl=ttl), self._run)
+
+    def set_(self, key: Key, *, ttl: float | None = None) -> SyncSet:
+        """See `Client.set_`."""
+        return SyncSet(self._client.set_(key, ttl=ttl), self._run)
+
+    def map_(self, key: Key, *, ttl: float | None = None) -> SyncMap:
+        """See `Client.map_`."""
+        return SyncMap(self._client.map_(key, ttl=ttl), self._run)
+
+    def siblings(self, key: Key, *, ttl: float | None = None) -> SyncSiblings:
+        """See `Client.siblings`."""
+        return SyncSiblings(self._client.siblings(key, ttl=ttl), self._run)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if self._closed or not self._thread.is_alive():

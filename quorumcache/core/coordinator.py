@@ -116,13 +116,14 @@ class Coordinator:
         value: bytes,
         expires_at_us: int,
         token: Token,
-        metadata: bytes = b"",
+        metadata: bytes | Callable[[bytes], bytes] = b"",
         base_expires_at_us: int = 0,
         seal: Callable[[bytes, bytes, bytes], bytes] | None = None,
     ) -> None:
         """Queue a write. Behind one in flight on the same slot, all that queue up collapse into the newest.
 
-        In a namespace whose keys have fields, `metadata` is what follows the generation; a put in the slot of a base
+        In a namespace whose keys have fields, `metadata` is what follows the generation, or a function of the
+        generation that gives it; a put in the slot of a base
         gives the key, where it is there, another time to expire; where there is no key, a put in that of a field
         makes one that expires at `base_expires_at_us`.
 
@@ -135,7 +136,7 @@ class Coordinator:
             raise ValueError("a delete has neither a value nor a time to expire")
         if len(value) > VALUE_BYTES_MAX:
             raise ValueError(f"a value has at most {VALUE_BYTES_MAX} bytes, not {len(value)}")
-        if len(metadata) > METADATA_BYTES_MAX:
+        if not callable(metadata) and len(metadata) > METADATA_BYTES_MAX:
             raise ValueError(f"metadata has at most {METADATA_BYTES_MAX} bytes, not {len(metadata)}")
         if not 0 <= expires_at_us <= TIME_US_MAX:
             raise ValueError(f"a time to expire is 0 to {TIME_US_MAX} microseconds, not {expires_at_us}")
@@ -148,6 +149,7 @@ class Coordinator:
         if self.types and self.is_keyed(slot) and not (kind == DELETE and is_base_slot(slot)):
             write = FieldWrite(slot, kind, value, expires_at_us, metadata, [token], base_expires_at_us)
         else:
+            assert not callable(metadata), "only fields have a generation"
             write = PendingWrite(slot, kind, value, expires_at_us, metadata, [token])
         write.seal = seal if kind != DELETE else None
         if before is not None:

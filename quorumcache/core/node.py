@@ -398,8 +398,11 @@ class Node:
     def _read(self, request: m.Read, now_us: int) -> m.Reply:
         current = self.slots.current
         slots = request.slots
-        if self.slots.types:
-            return self._read_keys(request, now_us)
+        types = self.slots.types
+        if types:
+            for slot in slots:
+                if not slot or slot[: 1 + slot[0]] in types:
+                    return self._read_keys(request, now_us)
         self.slots.memory.touched(slots)
         found = [current.get(slot) for slot in slots]
         digests = b"".join([ABSENT if held is None else held.digest for held in found])

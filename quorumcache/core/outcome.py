@@ -28,10 +28,12 @@ class Missed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
-    """A write that is complete. `overtaken`: it is ordered just before a concurrent one (protocol 4, write 3)."""
+    """A write that is complete. `overtaken`: it is ordered just before a concurrent one (protocol 4, write 3).
+    `generation`: of a field, the one that it was written under; else empty."""
 
     stamp: bytes
     overtaken: bool = False
+    generation: bytes = b""
 
 
 #: Kinds of `Failed`.

@@ -100,7 +100,10 @@ class ReadBatch(Machine):
         self._slots = slots
         self._tokens = tokens
         #: For each slot, whether it is of a key with fields; empty where none is.
-        self._keyed = [context.is_keyed(slot) for slot in slots] if context.types else []
+        types = context.types
+        self._keyed = [slot[: 1 + slot[0]] in types for slot in slots] if types else []
+        if True not in self._keyed:
+            self._keyed = []
         self._started_us = now_us
         self._answers: dict[int, bytes] = {}  # node -> its digests, joined
         self._rejects: dict[int, m.Reject] = {}

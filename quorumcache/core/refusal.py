@@ -81,10 +81,10 @@ class FieldWrite(PendingWrite):
     """A write of one field of a key, or of a base that goes on with a generation: it belongs to a generation, which has
     to be known first, and may have to be learned again.
 
-    `details` is what follows the generation in the metadata. `creates` is the base that begins the generation in the
-    same batch. `base_expires_at_us`: where no base is known, the one made for this write expires then. `began_us` is
-    when it was first sent, `lessons` how often its generation was learned; `blocked`, whether a new generation was
-    refused for the sake of a live one.
+    `details` is what follows the generation in the metadata, or a function of the generation that gives it. `creates`
+    is the base that begins the generation in the same batch. `base_expires_at_us`: where no base is known, the one made
+    for this write expires then. `began_us` is when it was first sent, `lessons` how often its generation was learned;
+    `blocked`, whether a new generation was refused for the sake of a live one.
     """
 
     __slots__ = ("base_expires_at_us", "began_us", "blocked", "creates", "details", "lessons")
@@ -95,7 +95,7 @@ class FieldWrite(PendingWrite):
         kind: int,
         value: bytes,
         expires_at_us: int,
-        details: bytes,
+        details: bytes | Callable[[bytes], bytes],
         tokens: list[Any],
         base_expires_at_us: int,
     ) -> None:

@@ -53,6 +53,10 @@ _BASES_GIVEN_MAX: Final = 3
 _ASKED, _CERTIFIED, _LEFT = 0, 1, 2
 
 
+def _generation_of(write: PendingWrite) -> bytes:
+    return write.metadata[:STAMP_BYTES] if isinstance(write, FieldWrite) else b""
+
+
 class _CommitPart:
     """One commit message of a batch: its positions, and who answered for which."""
 
@@ -136,7 +140,8 @@ class WriteBatch(Machine):
                 base = write.creates
                 generation = write.metadata[:STAMP_BYTES] if base is None else self._stamps[self._bases[base.slot]]
                 stamp = max(stamp, generation)
-                write.metadata = generation + write.details
+                details = write.details
+                write.metadata = generation + (details(generation) if callable(details) else details)
             value = write.value if write.seal is None else write.seal(write.slot, stamp, write.value)
             salted = salts[i * SALT_BYTES : (i + 1) * SALT_BYTES] + value
             header = encode_header(
@@ -357,7 +362,7 @@ class WriteBatch(Machine):
         def finish(done: bool, at_us: int) -> None:
             if done:
                 context.counts["writes_overtaken"] += 1
-                context.finish_write(write, Written(stamp, overtaken=True))
+                context.finish_write(write, Written(stamp, overtaken=True, generation=_generation_of(write)))
             else:
                 self._raise_time(write, stamp, [above], [], at_us)
 
@@ -508,7 +513,8 @@ class WriteBatch(Machine):
             i = part.positions[at]
             if self._states[i] == _CERTIFIED:
                 self._leave(i)
-                finish_write(self._writes[i], Written(self._stamps[i]))
+                write = self._writes[i]
+                finish_write(write, Written(self._stamps[i], generation=_generation_of(write)))
         if all(self._states[i] == _LEFT for i in part.positions):
             self._drop_part(request_id)
 

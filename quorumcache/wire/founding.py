@@ -75,12 +75,22 @@ class Founded:
         return file
 
 
+#: What a cluster has unless it is told otherwise: one namespace of each type, registers first.
+NAMESPACES = (
+    NamespaceInfo("default"),
+    NamespaceInfo("counters", "counter"),
+    NamespaceInfo("sets", "set"),
+    NamespaceInfo("maps", "map"),
+    NamespaceInfo("siblings", "siblings"),
+)
+
+
 def found_cluster(
     *,
     f: int = 1,
     nodes: int | None = None,
     writers: Sequence[str] = ("default",),
-    namespaces: Sequence[NamespaceInfo] = (NamespaceInfo("default"),),
+    namespaces: Sequence[NamespaceInfo] = NAMESPACES,
     addresses: Sequence[str] | None = None,
     host: str = "127.0.0.1",
     base_port: int = 7411,

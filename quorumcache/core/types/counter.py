@@ -70,3 +70,46 @@ class Counter(FieldType):
             added, taken = totals_of(raw)
             total += added - taken
         return total
+
+
+class Tally:
+    """The totals of one field, as its client object counts them: what is confirmed, and what is under way.
+
+    One write at a time: `begin`, then `details` for each attempt, then `confirm`, or a fresh tally with another field.
+    """
+
+    __slots__ = ("_added", "_generation", "_open_added", "_open_taken", "_taken", "field")
+
+    def __init__(self, field: bytes) -> None:
+        self.field = field
+        self._generation = b""
+        self._added = self._taken = 0
+        self._open_added = self._open_taken = 0
+
+    def begin(self, amounts: Iterable[int]) -> None:
+        """These amounts go with the next write."""
+        self._open_added = self._open_taken = 0
+        for amount in amounts:
+            if amount > 0:
+                self._open_added += amount
+            else:
+                self._open_taken -= amount
+
+    def details(self, generation: bytes) -> bytes:
+        """The totals under this generation: what was counted under another has gone with that."""
+        added, taken = (self._added, self._taken) if generation == self._generation else (0, 0)
+        return encode_totals(added + self._open_added, taken + self._open_taken)
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether its totals come near their bound, so that it is time for another field."""
+        return max(self._added, self._taken) > TOTAL_MAX >> 2
+
+    def confirm(self, generation: bytes) -> None:
+        """The write under way is complete, under this generation."""
+        if generation != self._generation:
+            self._generation = generation
+            self._added = self._taken = 0
+        self._added += self._open_added
+        self._taken += self._open_taken
+        self._open_added = self._open_taken = 0
