@@ -39,6 +39,7 @@ def add_parser(commands: Any) -> None:
         parser.add_argument(
             option, type=int, default=default, metavar="N", help=f"{what}: {least} to {most} (default {default})"
         )
+    parser.add_argument("--seconds", type=int, metavar="N", help="end the search then, complete or not")
     parser.add_argument("--mutant", help="with this bug in the core")
     parser.set_defaults(do=run)
 
@@ -52,10 +53,17 @@ def run(options: argparse.Namespace) -> int:
             raise BadSetting(f"--{name.replace('_', '-')} is {value}; {least} to {most} are allowed")
         chosen[name] = value
     bounds = Bounds(**chosen)
+    if options.seconds is not None and options.seconds < 1:
+        raise BadSetting(f"--seconds is {options.seconds}; 1 or more are allowed")
     start_s = time.perf_counter()
 
     with shown("states", None) as tell, applied(options.mutant):
-        result = Explorer(bounds, told=lambda states, level: tell(states, f"at {level} deviations")).run()
+
+        def told(states: int, level: int) -> bool:
+            tell(states, f"at {level} deviations")
+            return options.seconds is not None and time.perf_counter() - start_s >= options.seconds
+
+        result = Explorer(bounds, told=told).run()
     print(_summary(result, time.perf_counter() - start_s))
     if result.violation is not None:
         print(f"\nVIOLATION: {result.violation.text}\n")

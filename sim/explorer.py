@@ -185,9 +185,10 @@ class _Broken(Exception):
 
 
 class Explorer:
-    """One search. `run` stops at the first violation; `told(states, deviations)` hears of its progress."""
+    """One search. `run` stops at the first violation; `told(states, deviations)` hears of its progress, and ends the
+    search where it says True."""
 
-    def __init__(self, bounds: Bounds, *, told: Callable[[int, int], None] = lambda _states, _level: None) -> None:
+    def __init__(self, bounds: Bounds, *, told: Callable[[int, int], bool] = lambda _states, _level: False) -> None:
         self.bounds = bounds
         self._told = told
         self._configuration = _configuration()
@@ -221,9 +222,8 @@ class Explorer:
                 if next_mark in came:
                     continue
                 came[next_mark] = (mark, step)
-                if len(came) % TOLD_EACH == 0:
-                    self._told(len(came), level)
-                if len(came) >= self.bounds.states_max:
+                over = len(came) % TOLD_EACH == 0 and self._told(len(came), level)
+                if over or len(came) >= self.bounds.states_max:
                     return Result(self.bounds, len(came), transitions, deepest, level, None)
                 used = self.bounds.deviations - following.deviations
                 stacks[used].append((following, next_mark, depth + 1))

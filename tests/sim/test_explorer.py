@@ -5,7 +5,7 @@ import pytest
 from quorumcache.core.slots import Slots
 from sim.__main__ import main
 from sim.copying import clone, fingerprint
-from sim.explorer import Bounds, Explorer
+from sim.explorer import TOLD_EACH, Bounds, Explorer
 from sim.mutants import applied
 
 SMALL = Bounds(writers=2, reads=1, deviations=1, restarts=0, evictions=0, releases=0, ticks=0, plans=1)
@@ -52,3 +52,12 @@ def test_a_clone_shares_nothing_that_changes_and_looks_the_same() -> None:
 def test_bounds_out_of_range_are_refused_with_what_is_allowed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explore", "--writers", "9"]) == 2
     assert "--writers is 9; 1 to 2 are allowed" in capsys.readouterr().err
+
+
+def test_a_search_ends_when_it_is_told_to() -> None:
+    """As after `--seconds`: what was found until then is told, and that it is not complete."""
+    result = Explorer(Bounds(deviations=2, plans=1), told=lambda states, level: True).run()
+    assert result.states == TOLD_EACH
+    assert result.exhausted <= 2
+    assert result.violation is None
+    assert main(["explore", "--seconds", "0"]) == 2
