@@ -66,7 +66,8 @@ class InvalidProof(Misuse):
 
 
 class PermissionDenied(QuorumCacheError):
-    """f+1 nodes, so at least one correct one, say that this writer may not do this. Nothing was written.
+    """The configuration, or f+1 nodes, so at least one correct one, say that this key may not do this. Nothing was
+    written; the text names the right or the limit.
 
     Retrying does not help: ask an administrator for the right, or use another key.
     """

@@ -4,13 +4,51 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from quorumcache.core.config import Limits, RightInfo
 
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _reader(text: str) -> tuple[str, tuple[str, ...]]:
+    name, _, who = text.partition("=")
+    return name, tuple(who.split("+")) if who else ()
+
+
+def _right(text: str) -> RightInfo:
+    from quorumcache.core.config import RightInfo
+    from quorumcache.errors import ConfigurationError
+
+    who, first, rest = text.partition(":")
+    roles, second, where = rest.partition(":")
+    if not (first and second and who and roles and where):
+        raise ConfigurationError(f"--right {text[:80]}: is not like bob:read+write:default/users/")
+    namespace, _, prefix = where.partition("/")
+    return RightInfo(tuple(who.split("+")), namespace, tuple(roles.split("+")), prefix)
+
+
+def _limit(text: str) -> tuple[str, Limits]:
+    from quorumcache.core.config import Limits
+    from quorumcache.core.rights import LIMIT_NAMES
+    from quorumcache.errors import ConfigurationError
+
+    who, _, given = text.partition(":")
+    limits = {}
+    for item in given.split(","):
+        name, _, number = item.partition("=")
+        if name not in LIMIT_NAMES or not (number.isascii() and number.isdigit() and len(number) < 20):
+            raise ConfigurationError(
+                f"--limit {text[:80]}: is not like bob:writes_per_s=100,keys_max=1000; "
+                f"there are {', '.join(LIMIT_NAMES)}"
+            )
+        limits[name] = int(number)
+    return who, Limits(**limits)
 
 
 def _name_of(directory: Path) -> str:
@@ -36,6 +74,26 @@ def init(
         str, typer.Option(help="Those namespaces whose values clients seal, so that nodes cannot read them.")
     ] = "",
     hide_keys: Annotated[str, typer.Option(help="Those of them whose keys clients hide, too.")] = "",
+    readers: Annotated[
+        str,
+        typer.Option(help="Namespaces that not anyone may read: name=writer+writer, name=* for all writers, or name=."),
+    ] = "",
+    right: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WRITER+WRITER:ROLE+ROLE:NAMESPACE[/PREFIX]",
+            help="A further right: read, write, delete, admin. May be given many times.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WRITER:LIMIT=N,...",
+            help="What a writer is held to: writes_per_s, bytes_max, keys_max, fields_max, value_bytes_max, ttl_s_max.",
+            show_default=False,
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Host of all nodes' addresses.")] = "127.0.0.1",
     base_port: Annotated[int, typer.Option(help="The first node's port; the others follow.")] = 7411,
     addresses: Annotated[
@@ -61,9 +119,11 @@ def init(
     from rich.markup import escape
 
     from quorumcache.core.config import NamespaceInfo, warnings_of
+    from quorumcache.core.rights import ANYONE
     from quorumcache.errors import ConfigurationError
     from quorumcache.wire.founding import found_cluster
 
+    may_read = dict(_reader(item) for item in _names(readers))
     spaces = []
     for item in _names(namespaces):
         named, limited, allowed = item.partition("=")
@@ -75,8 +135,11 @@ def init(
                 writers=tuple(allowed.split("+")) if limited else ("*",),
                 encryption="client" if name in _names(encrypt) else "none",
                 hide_keys=name in _names(hide_keys),
+                readers=may_read.pop(name, ANYONE),
             )
         )
+    if may_read:
+        raise ConfigurationError(f"{next(iter(may_read))!r} has readers, and is none of the --namespaces")
     unknown = sorted({*_names(encrypt), *_names(hide_keys)} - {space.name for space in spaces})
     if unknown:
         raise ConfigurationError(f"{unknown[0]!r} is to be sealed, and is none of the --namespaces")
@@ -96,6 +159,8 @@ def init(
         grace_us=min(200_000, 1000 * op_time_ms),
         shards=shards,
         tls=tls,
+        rights=[_right(text) for text in right or ()],
+        limits=dict(_limit(text) for text in limit or ()),
     )
     file = founded.write(directory)
     configuration = founded.configuration

@@ -152,7 +152,7 @@ async def _watch(running: RunningNode, end: asyncio.Event, log: logging.Logger) 
     from quorumcache.errors import DiskFailed
 
     name, server = running.info.name, running.server
-    recovering, evidence_count, clipped = bool(running.status()["shards_recovering"]), 0, 0
+    recovering, evidence_count, clipped, denied = bool(running.status()["shards_recovering"]), 0, 0, 0
     while not end.is_set():
         try:
             async with asyncio.timeout(LOOK_S):
@@ -169,6 +169,10 @@ async def _watch(running: RunningNode, end: asyncio.Event, log: logging.Logger) 
         if server.sessions_refused_count > clipped:
             log.warning("%s refused %d session(s) since it started", name, server.sessions_refused_count)
             clipped = server.sessions_refused_count
+        if (count := sum(running.node.denied_counts.values())) > denied:
+            whom = max(running.node.denied_counts.items(), key=lambda item: item[1])
+            log.warning("%s denied %d request(s) more, most of them so far of %s", name, count - denied, whom[0])
+            denied = count
     status = running.status()
     log.info(
         "%s stops: %d entries, %d requests, %s s up",

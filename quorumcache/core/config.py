@@ -11,7 +11,6 @@ from typing import Final
 
 from quorumcache.core.config_model import (
     ADMINS_MAX,
-    EVERY_WRITER,
     NAMESPACES_MAX,
     NODES_MAX,
     SIGNATURE_BYTES,
@@ -28,14 +27,17 @@ from quorumcache.core.config_model import (
     to_document,
     warnings_of,
 )
+from quorumcache.core.rights import ANYONE, EVERY_WRITER, LIMIT_NAMES, RIGHTS_MAX, ROLES, Limits, RightInfo
 from quorumcache.errors import ConfigurationError
 
 __all__ = [
     "US",
     "Configuration",
     "Group",
+    "Limits",
     "NamespaceInfo",
     "NodeInfo",
+    "RightInfo",
     "SignedConfiguration",
     "WriterInfo",
     "canonical",
@@ -71,6 +73,7 @@ def from_document(document: dict[str, object]) -> Configuration:
         valid_until_us=top.integer("valid_until_us", 0),
         oldest_epoch=top.integer("oldest_epoch", 1),
         tls=top.boolean("tls", True),
+        rights=tuple(_right(table) for table in top.tables("rights", RIGHTS_MAX, [])),
         admins=tuple(_hex(key, at) for key, at in top.texts("admins", ADMINS_MAX)),
         admins_needed=top.integer("admins_needed"),
         nodes=tuple(_node(index, table) for index, table in enumerate(top.tables("nodes", NODES_MAX))),
@@ -164,7 +167,12 @@ def _node(index: int, table: "_Table") -> NodeInfo:
 
 
 def _writer(table: "_Table") -> WriterInfo:
-    writer = WriterInfo(name=table.text("name"), key=table.data("key"), status=table.text("status", "active"))
+    writer = WriterInfo(
+        name=table.text("name"),
+        key=table.data("key"),
+        status=table.text("status", "active"),
+        limits=Limits(**{name: table.integer(name, 0) for name in LIMIT_NAMES}),
+    )
     table.done()
     return writer
 
@@ -180,9 +188,21 @@ def _namespace(table: "_Table") -> NamespaceInfo:
         quota_bytes=table.integer("quota_bytes", 0),
         encryption=table.text("encryption", "none"),
         hide_keys=table.boolean("hide_keys", False),
+        readers=tuple(name for name, _ in table.texts("readers", WRITERS_MAX, list(ANYONE))),
     )
     table.done()
     return namespace
+
+
+def _right(table: "_Table") -> RightInfo:
+    right = RightInfo(
+        writers=tuple(name for name, _ in table.texts("writers", WRITERS_MAX)),
+        namespace=table.text("namespace"),
+        may=tuple(role for role, _ in table.texts("may", len(ROLES))),
+        prefix=table.text("prefix", ""),
+    )
+    table.done()
+    return right
 
 
 class _Table:

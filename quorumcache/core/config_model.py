@@ -8,12 +8,13 @@ who trusts it, where it is stored, or what time it is.
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from zlib import crc32
 
 from quorumcache.core.placement import groups_for
+from quorumcache.core.rights import ANYONE, EVERY_WRITER, LIMIT_NAMES, WRITE, Limits, RightInfo, Rights, check_rights
 from quorumcache.errors import ConfigurationError
 
 US = 1_000_000
@@ -43,11 +44,9 @@ TYPES = ("register", "siblings", "counter", "set", "map")
 MODES = ("quorum", "primary")
 ENCRYPTIONS = ("none", "client")
 STATUSES = ("active", "retired", "revoked")
-EVERY_WRITER = ("*",)
 
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _ADDRESS = re.compile(r"(?:[a-zA-Z0-9_.-]{1,253}|\[[0-9a-fA-F:.%]{2,64}\]):([0-9]{1,5})")
-_NOBODY: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +68,15 @@ class WriterInfo:
     name: str
     key: bytes
     status: str = "active"
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
 class NamespaceInfo:
     """A namespace. `writers` are names, or ("*",) for every writer listed; a limit of 0 is no limit. `quota_bytes`:
     what its keys may take of each node's memory.
+
+    `readers` are names, ("*",), or ("anyone",): also clients without a key. Further rights are in `rights`.
 
     `encryption` "client": clients seal values, and with `hide_keys` keys too, under data keys that nodes do not have.
     """
@@ -88,6 +90,7 @@ class NamespaceInfo:
     quota_bytes: int = 0
     encryption: str = "none"
     hide_keys: bool = False
+    readers: tuple[str, ...] = ANYONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ class Configuration:
     valid_until_us: int = 0
     oldest_epoch: int = 1
     tls: bool = True
+    rights: tuple[RightInfo, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -216,15 +220,9 @@ class Configuration:
         return frozenset(writer.key for writer in self.writers if writer.status == "revoked")
 
     @cached_property
-    def _rights(self) -> dict[bytes, frozenset[bytes]]:
-        active = {writer.name: writer.key for writer in self.writers if writer.status == "active"}
-        everyone = frozenset(active.values())
-        return {
-            name: everyone
-            if namespace.writers == EVERY_WRITER
-            else frozenset(active[writer] for writer in namespace.writers if writer in active)
-            for name, namespace in self._namespaces_by_name.items()
-        }
+    def rights_table(self) -> Rights:
+        """Who may do what."""
+        return Rights(self.namespaces, self.writers, self.rights, frozenset(self._nodes_by_key))
 
     def node_by_key(self, key: bytes) -> NodeInfo | None:
         """The node that holds this public key, or None."""
@@ -247,8 +245,8 @@ class Configuration:
         return name in self._namespaces_by_name
 
     def may_write(self, writer_key: bytes, namespace: bytes) -> bool:
-        """Whether the key belongs to an active writer with the right to write in the (known) namespace."""
-        return writer_key in self._rights.get(namespace, _NOBODY)
+        """Whether the key belongs to an active writer with the right to write to all keys of the (known) namespace."""
+        return self.rights_table.may(writer_key, WRITE, namespace, b"")
 
     def is_revoked(self, writer_key: bytes) -> bool:
         """Whether the key belongs to a revoked writer. An unknown key is not; it just may not write."""
@@ -298,6 +296,11 @@ def to_document(config: Configuration) -> dict[str, object]:
     does not use them keeps its digest.
     """
     later: dict[str, object] = {} if config.tls else {"tls": False}
+    if config.rights:
+        later["rights"] = [
+            {"writers": list(x.writers), "namespace": x.namespace, "may": list(x.may), "prefix": x.prefix}
+            for x in config.rights
+        ]
     return {
         "cluster_id": config.cluster_id,
         "epoch": config.epoch,
@@ -316,7 +319,15 @@ def to_document(config: Configuration) -> dict[str, object]:
             {"name": x.name, "key": x.key.hex(), "address": x.address, "zone": x.zone, "weight": x.weight}
             for x in config.nodes
         ],
-        "writers": [{"name": x.name, "key": x.key.hex(), "status": x.status} for x in config.writers],
+        "writers": [
+            {
+                "name": x.name,
+                "key": x.key.hex(),
+                "status": x.status,
+                **{name: value for name in LIMIT_NAMES if (value := getattr(x.limits, name))},
+            }
+            for x in config.writers
+        ],
         "namespaces": [
             {
                 "name": x.name,
@@ -328,6 +339,7 @@ def to_document(config: Configuration) -> dict[str, object]:
                 "quota_bytes": x.quota_bytes,
                 **({"encryption": x.encryption} if x.encryption != "none" else {}),
                 **({"hide_keys": True} if x.hide_keys else {}),
+                **({"readers": list(x.readers)} if x.readers != ANYONE else {}),
             }
             for x in config.namespaces
         ],
@@ -446,6 +458,7 @@ def _check(config: Configuration) -> None:
                         f'{name[:80]!r} is no writer; name one, or ["*"] alone for every writer',
                     )
     _check_distinct("namespaces, name", (namespace.name for namespace in config.namespaces))
+    check_rights(config.rights, config.namespaces, config.writers)
 
 
 def _check_name(field: str, name: str) -> None:

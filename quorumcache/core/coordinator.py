@@ -19,10 +19,11 @@ from quorumcache.core.clock import ClusterClock
 from quorumcache.core.config import Configuration, Group
 from quorumcache.core.generations import Generations
 from quorumcache.core.machine import Machine
-from quorumcache.core.model import BATCH_COUNT_MAX, DELETE, METADATA_BYTES_MAX, TIME_US_MAX, VALUE_BYTES_MAX
+from quorumcache.core.model import BATCH_COUNT_MAX, DELETE, METADATA_BYTES_MAX, TIME_US_MAX, VALUE_BYTES_MAX, slot_parts
 from quorumcache.core.outcome import DENIED, UNAVAILABLE, Failed, Outcome
 from quorumcache.core.read import ReadBatch
 from quorumcache.core.refusal import FieldWrite, PendingWrite
+from quorumcache.core.rights import READ
 from quorumcache.core.settle import Settle
 from quorumcache.core.settlekey import SettleKey
 from quorumcache.core.types import FIELD_TYPES
@@ -101,6 +102,12 @@ class Coordinator:
 
     def read(self, slot: bytes, token: Token, *, full: bool = False) -> None:
         """Queue a read. With `full`, the outcome carries the whole entry with its certificate."""
+        rights = self.configuration.rights_table
+        if not rights.reading_is_open and not rights.may_read(self.writer or b"", slot):
+            # Nodes would refuse the whole request for it, and others travel with it.
+            namespace, name, _ = slot_parts(slot)
+            self.done.append((token, Failed(DENIED, rights.missing(self.writer or b"", READ, namespace, name))))
+            return
         queue = self._full_reads if full else self._reads
         waiting = queue.get(slot)
         if waiting is None:

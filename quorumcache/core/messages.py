@@ -88,12 +88,14 @@ BAD_SIGNATURE: Final = 2
 WRONG_CONFIGURATION: Final = 3
 SEALED: Final = 4
 OVERLOADED: Final = 5
+NOT_ALLOWED: Final = 6
 REJECTIONS: Final = {
     BAD_FORM: "BAD_FORM",
     BAD_SIGNATURE: "BAD_SIGNATURE",
     WRONG_CONFIGURATION: "WRONG_CONFIGURATION",
     SEALED: "SEALED",
     OVERLOADED: "OVERLOADED",
+    NOT_ALLOWED: "NOT_ALLOWED",
 }
 
 
@@ -283,6 +285,14 @@ AnyRequest = Prepare | Commit | Read | ReadFull | Report | Ping | Outline | Fiel
 AnyReply = (
     PrepareReply | CommitReply | ReadReply | ReadFullReply | ReportReply | Reject | Pong | OutlineReply | FieldsReply
 )
+
+
+def slots_read_by(request: Request) -> list[bytes]:
+    """The slots whose entries a request asks for; none for one that reads no entries."""
+    if isinstance(request, Read | ReadFull):
+        return request.slots
+    return [request.slot] if isinstance(request, Outline | Fields) else []
+
 
 #: request -> the reply that answers it; `Reject` may answer any.
 TABLE: Final[dict[type[Request], type[Reply]]] = {

@@ -37,6 +37,8 @@ from quorumcache.core.model import (
 )
 from quorumcache.core.paging import page_of
 from quorumcache.core.quorum import bitmap_of, full_bitmap
+from quorumcache.core.rights import DELETE as DELETE_ROLE
+from quorumcache.core.rights import READ, WRITE
 from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES, Held, Promise, Shard, Slots
 from quorumcache.core.types.base import base_slot_of, is_base_slot
 
@@ -47,12 +49,13 @@ _LEAVES_FORM: Final = "leaves and paths exclude each other"
 
 class NodeLimits(msgspec.Struct, frozen=True):
     """Bounds of one node: bytes of entries, open promises in all, those of one writer on one slot, and kept proofs,
-    of which there is one for each writer convicted."""
+    of which there is one for each writer convicted; and who was denied what, which is counted apart."""
 
     bytes_max: int = 256 << 20
     promises_max: int = 100_000
     open_max: int = 4
     evidence_max: int = 1000
+    denied_max: int = 1000
 
 
 class Node:
@@ -91,11 +94,17 @@ class Node:
         self._accused: set[bytes] = set()
         self.refused_counts: dict[int, int] = dict.fromkeys(m.REFUSALS, 0)
         self.request_counts: dict[str, int] = {}
+        #: How often whom which right was denied, or a limit held: "name: right" -> count.
+        self.denied_counts: dict[str, int] = {}
+        self._rights = configuration.rights_table
 
     # --- the one door ---
 
-    def handle(self, request: m.Request, now_us: int) -> m.Reply:
-        """Answer one request. Never raises for what a peer sent: a malformed or wrongful request gets a Reject."""
+    def handle(self, request: m.Request, now_us: int, client: bytes | None = None) -> m.Reply:
+        """Answer one request. Never raises for what a peer sent: a malformed or wrongful request gets a Reject.
+
+        `client` is the key that whoever asks has proven, empty for a stranger; None where the caller vouches for it.
+        """
         kind = type(request)
         name = kind.__name__
         self.request_counts[name] = self.request_counts.get(name, 0) + 1
@@ -109,6 +118,10 @@ class Node:
                 f"the request names {request.configuration.hex()[:16]}: fetch the current configuration",
             )
         try:
+            if client is not None and (kind is m.Report or not self._rights.reading_is_open):
+                denial = self._reading_denial(request, client)
+                if denial:
+                    return m.Reject(request.id, now_us, m.NOT_ALLOWED, denial)
             if kind is m.Read:
                 return self._read(request, now_us)  # type: ignore[arg-type]
             if kind is m.Prepare:
@@ -133,6 +146,28 @@ class Node:
         """What time brings: promises that aged out, expired entries, tombstones. A bounded amount of work a call."""
         self.slots.drop_old_promises(now_us, TICK_WORK_MAX)
         self.slots.reap(now_us, TICK_WORK_MAX)
+
+    # --- rights ---
+
+    def _reading_denial(self, request: m.Request, client: bytes) -> str:
+        """Which right to read whoever asks lacks for this request; empty where none."""
+        rights = self._rights
+        if isinstance(request, m.Report):
+            if self.configuration.node_by_key(client) is not None:
+                return ""
+            self._denied(client, "report")
+            return "reports of what a shard holds are for the cluster's nodes"
+        for slot in m.slots_read_by(request):
+            if not rights.may_read(client, slot):
+                namespace, name, _ = slot_parts(slot)
+                self._denied(client, READ)
+                return rights.missing(client, READ, namespace, name)
+        return ""
+
+    def _denied(self, key: bytes, what: str) -> None:
+        who = f"{self._rights.name_of(key)}: {what}"
+        if who in self.denied_counts or len(self.denied_counts) < self.limits.denied_max:
+            self.denied_counts[who] = self.denied_counts.get(who, 0) + 1
 
     # --- prepare ---
 
@@ -173,6 +208,7 @@ class Node:
                 or self._denial(header, now_us)
                 or not self._may_promise(now_us)
                 or not self._may_store(header, now_us)
+                or (slots.allowances is not None and slots.allowances.is_over(header, held, now_us))
                 or not slots.floor_max_us < header.time_us <= ahead_us
                 or (slots.types and slots.type_of(slot) is not None)
             ):
@@ -183,11 +219,15 @@ class Node:
                         if proof_bytes > m.REPLY_VALUES_BYTES_MAX:
                             refusal.proof = None
                     self.refused_counts[refusal.code] += 1
+                    if refusal.code == m.DENIED:
+                        self._denied(writer, DELETE_ROLE if header.kind == DELETE else WRITE)
                     refusals.append(refusal)
                     continue
                 if self._is_promised(header):
                     continue
             slots.add_promise(promise)
+            if slots.allowances is not None:
+                slots.allowances.granted(header, now_us)
         if refusals:
             refused = {refusal.position for refusal in refusals}
             bitmap = bitmap_of([i for i in range(count) if i not in refused], count)
@@ -207,16 +247,19 @@ class Node:
         namespace = configuration.namespace(header.namespace)
         if namespace is None:
             return "the configuration has no such namespace"
-        if not configuration.may_write(header.writer, header.namespace):
-            if configuration.is_revoked(header.writer):
-                return "the writer is revoked"
-            return "the configuration gives the writer no right to write in this namespace"
+        writer, role = header.writer, DELETE_ROLE if header.kind == DELETE else WRITE
+        name = slot_parts(header.slot)[1]
+        if not self._rights.may(writer, role, header.namespace, name):
+            return self._rights.missing(writer, role, header.namespace, name)
         if namespace.value_bytes_max and header.size > namespace.value_bytes_max:
             return f"values in this namespace have at most {namespace.value_bytes_max} bytes"
         if namespace.ttl_s_max and header.kind != DELETE and slot_parts(header.slot)[2] == b"":
             latest = now_us + namespace.ttl_s_max * 1_000_000 + self.configuration.max_skew_us
             if not 0 < header.expires_at_us <= latest:
                 return f"values in this namespace live at most {namespace.ttl_s_max} s"
+        allowances = self.slots.allowances
+        if allowances is not None and (fault := allowances.fault(header, now_us)):
+            return fault
         kind = self.slots.type_of(header.slot)
         if kind is not None:
             return fields.fault_of(kind, header)
@@ -295,6 +338,15 @@ class Node:
                     return m.Refusal(position, m.FULL, 0, None, _FROZEN)
                 slots.drop_promise(oldest)
                 return self._refusal(wanted, now_us)
+        if slots.allowances is not None:
+            held = slots.current.get(header.slot)
+            over = slots.allowances.denial(header, held)
+            if over:
+                return m.Refusal(position, m.DENIED, 0, None, over)
+            over = slots.allowances.delay(header, held, now_us)
+            if over:
+                self._denied(header.writer, "limit")
+                return m.Refusal(position, m.BUSY, 0, None, over)
         floor_us = shard.floor_us
         if not self._may_promise(now_us):
             return m.Refusal(position, m.BUSY, 0, None, "the node's table of promises is full")

@@ -21,7 +21,7 @@ from quorumcache.core.model import (
     header_time,
     value_hash_of,
 )
-from quorumcache.core.outcome import MISMATCH, UNAVAILABLE, Failed, Found, Missed, Outcome
+from quorumcache.core.outcome import DENIED, MISMATCH, UNAVAILABLE, Failed, Found, Missed, Outcome
 
 if TYPE_CHECKING:
     from quorumcache.core.coordinator import Coordinator
@@ -55,6 +55,9 @@ def is_value_of(digest: bytes, header: bytes, salted: bytes) -> bool:
 
 def rejection(group: Group, rejects: dict[int, m.Reject]) -> Failed:
     """Why an operation failed that a quorum's worth of nodes rejected."""
+    denied = [reject for reject in rejects.values() if reject.code == m.NOT_ALLOWED]
+    if 2 * len(denied) > len(rejects):
+        return Failed(DENIED, denied[0].detail)
     mismatched = sum(reject.code == m.WRONG_CONFIGURATION for reject in rejects.values())
     node, reject = next(iter(rejects.items()))
     name = m.REJECTIONS.get(reject.code, "an unknown code")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from quorumcache.core import merkle
+from quorumcache.core.allowance import Allowances
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
 from quorumcache.core.keys import Key
@@ -115,6 +116,10 @@ class Slots:
         self.memory = Memory(configuration, bytes_max)
         self.promises_max = promises_max
         self.journal: Journal | None = None
+        #: What writers with limits have used of them; None where there are none.
+        self.allowances: Allowances | None = None
+        if any(writer.limits.are_any for writer in configuration.writers):
+            self.allowances = Allowances(configuration)
         self.frozen = False
         self.evicted_count = 0
         self.reaped_count = 0
@@ -189,6 +194,8 @@ class Slots:
         else:
             here.append(promise)
         self.promises[promise] = None
+        if self.allowances is not None:
+            self.allowances.promised(promise.header, 1)
 
     def settle_promises(self, slot: bytes, stamp: bytes, rank: bytes = b"") -> None:
         """Forget the slot's promises with stamps up to `stamp`: an entry, or a floor, at least as high stands there.
@@ -203,6 +210,8 @@ class Slots:
         for promise in here:
             if (rank_of(promise.header.raw) <= rank) if rank else (promise.header.stamp <= stamp):
                 del promises[promise]
+                if self.allowances is not None:
+                    self.allowances.promised(promise.header, -1)
             else:
                 kept.append(promise)
         if kept:
@@ -220,6 +229,8 @@ class Slots:
         if not here:
             del self.open[slot]
         del self.promises[promise]
+        if self.allowances is not None:
+            self.allowances.promised(promise.header, -1)
         self.dropped_promises_count += 1
         self.raise_floor(self.shard(slot), promise.header.time_us)
 
@@ -258,7 +269,7 @@ class Slots:
             self.journal.entries.setdefault(slot, before)
         if before is not None:
             memory.touched((place,))
-            self._release(before.batch, slot)
+            self._release(before, slot)
         elif not keyed:
             self.shard(slot).slots[slot] = None
         if keyed:
@@ -267,7 +278,7 @@ class Slots:
         return True
 
     def _place(self, slot: bytes, held: Held) -> None:
-        self.current[slot] = held
+        self._enter(slot, held)
         header = held.header
         expires_at = header_expires_at(header)
         if (expires_at or header_is_delete(header)) and (self.type_of(slot) is None or is_base_slot(slot)):
@@ -292,7 +303,7 @@ class Slots:
             self.journal.entries.setdefault(slot, held)
         del self.current[slot]
         self.memory.charge(base_slot, -_entry_cost(held))
-        self._release(held.batch, slot)
+        self._release(held, slot)
 
     def replace_field(self, slot: bytes) -> None:
         """Let go of a field that another field of its key replaces: that one stands for it."""
@@ -320,13 +331,13 @@ class Slots:
     def _remove(self, slot: bytes, *, evicted: bool = False) -> None:
         held = self.current.pop(slot)
         self.memory.forget(slot, evicted=evicted)
-        self._release(held.batch, slot)
+        self._release(held, slot)
         del self.shard(slot).slots[slot]
         key = self.keys.pop(slot, None) if self.types else None
         if key is not None:
             for field_slot, field in key.fields.items():
                 del self.current[field_slot]
-                self._release(field.batch, field_slot)
+                self._release(field, field_slot)
 
     # --- what storage does: it loads what it has, and puts back what it could not write (none of it is noted) ---
 
@@ -341,7 +352,7 @@ class Slots:
         if key is not None and held is not None and generation_of(held.header) == key.generation:
             self.memory.hold(held.batch, slot)
             self.memory.charge(slot, _entry_cost(held) - _entry_cost(key.base))
-            self._release(key.base.batch, slot)
+            self._release(key.base, slot)
             key.rebase(held)
             self._place(slot, held)
             return
@@ -365,20 +376,26 @@ class Slots:
             before = key.remove(slot)
             del self.current[slot]
             self.memory.charge(base_slot, -_entry_cost(before))
-            self._release(before.batch, slot)
+            self._release(before, slot)
         if held is not None:
             self.memory.hold(held.batch, slot)
             self.memory.charge(base_slot, _entry_cost(held))
             key.put(slot, held)
-            self.current[slot] = held
+            self._enter(slot, held)
 
     def put_back_promises(self, slot: bytes, promises: Sequence[Promise]) -> None:
         """Make these the slot's open promises."""
-        for promise in self.open.pop(slot, ()):
+        allowances = self.allowances
+        before = self.open.pop(slot, [])
+        for promise in before:
             del self.promises[promise]
         if promises:
             self.open[slot] = list(promises)
             self.promises.update(dict.fromkeys(promises))
+        if allowances is not None:
+            for change, changed in ((-1, before), (1, promises)):
+                for promise in changed:
+                    allowances.promised(promise.header, change)
 
     def put_back_shard(self, number: int, floor_us: int, recovering: bool) -> None:
         """Set a shard's floor, where that raises it, and its state."""
@@ -387,9 +404,18 @@ class Slots:
         shard.recovering = recovering
         self.floor_max_us = max(self.floor_max_us, floor_us)
 
-    def _release(self, batch: Batch, slot: bytes) -> None:
-        if self.memory.release(batch, slot) and self.journal is not None:
-            self.journal.released.append(batch)
+    def _release(self, held: Held, slot: bytes) -> None:
+        """An entry leaves `current`."""
+        if self.allowances is not None:
+            self.allowances.entered(slot, held.header, held.salted, -1)
+        if self.memory.release(held.batch, slot) and self.journal is not None:
+            self.journal.released.append(held.batch)
+
+    def _enter(self, slot: bytes, held: Held) -> None:
+        """An entry becomes current."""
+        self.current[slot] = held
+        if self.allowances is not None:
+            self.allowances.entered(slot, held.header, held.salted, 1)
 
     def make_room(self, slot: bytes, cost: int, now_us: int) -> bool:
         """Evict until the slot may cost `cost` more bytes; only what is older than 2 max_skew goes, nothing of a

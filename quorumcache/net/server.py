@@ -40,8 +40,8 @@ REPLIES_BYTES_GOAL: Final = 256 << 10
 class Handler(Protocol):
     """What answers requests: a running node, or a test's liar."""
 
-    def handle(self, request: Request) -> Reply | None:
-        """Answer one request; None is silence."""
+    def handle(self, request: Request, client: bytes) -> Reply | None:
+        """Answer one request; None is silence. `client`: the key that whoever asks has proven, empty for a stranger."""
 
     def stored(self) -> Awaitable[None] | bool:
         """Store what was answered since the last call. True: it is stored; an awaitable: it is once that is done;
@@ -240,7 +240,7 @@ class NodeServer:
         handle, stored, encode = self._handler.handle, self._handler.stored, codec.encode
         open_, seal, wrap = channel.opener.open, channel.sealer.seal, self._wrap
         receive, send_bytes = websocket.receive, websocket.send_bytes
-        binary = aiohttp.WSMsgType.BINARY
+        binary, client = aiohttp.WSMsgType.BINARY, channel.client
         while True:
             message = await receive()
             if message.type is not binary:
@@ -251,7 +251,7 @@ class NodeServer:
             handled: list[Request] = []
             size = 0
             for request in codec.decode_requests(open_(message.data)):
-                reply = handle(request)
+                reply = handle(request, client)
                 handled.append(request)
                 if reply is None:
                     continue
@@ -260,21 +260,21 @@ class NodeServer:
                 size += len(part)
                 if size > REPLIES_BYTES_GOAL:
                     if (now := stored()) is not True:
-                        parts = await self._when_stored(now, handled, parts)
+                        parts = await self._when_stored(now, handled, client, parts)
                     await self._send(send_bytes, seal(codec.join(parts)), wrap)
                     parts, handled, size = [], [], 0
                     await asyncio.sleep(0)
             if (now := stored()) is not True:
-                parts = await self._when_stored(now, handled, parts)
+                parts = await self._when_stored(now, handled, client, parts)
             if parts:
                 await self._send(send_bytes, seal(codec.join(parts)), wrap)
 
     async def _when_stored(
-        self, stored: Awaitable[None] | bool, handled: list[Request], parts: list[bytes]
+        self, stored: Awaitable[None] | bool, handled: list[Request], client: bytes, parts: list[bytes]
     ) -> list[bytes]:
         """The replies, once what they say is stored; other ones where it cannot be."""
         if stored is False:
-            replies = [self._handler.handle(request) for request in handled]
+            replies = [self._handler.handle(request, client) for request in handled]
             parts = [codec.encode(reply) for reply in replies if reply is not None]
             stored = self._handler.stored()
         if not isinstance(stored, bool):

@@ -103,13 +103,13 @@ class RunningNode:
         self._last_us = max(self._last_us, time.time_ns() // 1000)
         return self._last_us
 
-    def handle(self, request: m.Request) -> m.Reply | None:
-        """Answer one request, now."""
+    def handle(self, request: m.Request, client: bytes) -> m.Reply | None:
+        """Answer one request, now. `client`: the key that whoever asks has proven; empty for a stranger."""
         now_us = time.time_ns() // 1000
         if now_us < self._last_us:
             now_us = self._last_us
         self._last_us = now_us
-        return self.node.handle(request, now_us)
+        return self.node.handle(request, now_us, client)
 
     def status(self) -> dict[str, Any]:
         """What operators ask first, as JSON."""
@@ -143,6 +143,7 @@ class RunningNode:
             "floor_max_us": slots.floor_max_us,
             "evidence": len(self.node.evidence),
             "requests": dict(self.node.request_counts),
+            "denied": dict(sorted(self.node.denied_counts.items(), key=lambda item: -item[1])[:20]),
             "refused": {m.REFUSALS[code]: n for code, n in self.node.refused_counts.items()},
         }
 

@@ -46,9 +46,9 @@ class Behaviour:
         self.told = 0
         self._sign = sign
 
-    def answer(self, node: Node, request: m.Request, now_us: int) -> m.Reply | None:
-        """The reply to a request, lies included."""
-        honest = node.handle(request, now_us)
+    def answer(self, node: Node, request: m.Request, now_us: int, client: bytes | None = None) -> m.Reply | None:
+        """The reply to a request of whoever has proven this key, lies included."""
+        honest = node.handle(request, now_us, client)
         reply = self.twist(node, request, honest)
         if reply is not honest:
             self.told += 1
@@ -95,7 +95,7 @@ class Stale(Behaviour):
         super().__init__(sign)
         self._frozen: dict[bytes, Held] = {}
 
-    def answer(self, node: Node, request: m.Request, now_us: int) -> m.Reply | None:
+    def answer(self, node: Node, request: m.Request, now_us: int, client: bytes | None = None) -> m.Reply | None:
         if isinstance(request, m.Commit):
             for bundle in request.bundles:
                 for item in bundle.items:
@@ -103,7 +103,7 @@ class Stale(Behaviour):
                     held = node.slots.current.get(slot)
                     if held is not None and slot not in self._frozen and len(self._frozen) < SLOTS_MAX:
                         self._frozen[slot] = held
-        return super().answer(node, request, now_us)
+        return super().answer(node, request, now_us, client)
 
     def twist(self, node: Node, request: m.Request, reply: m.Reply) -> m.Reply | None:
         current = node.slots.current
@@ -198,9 +198,9 @@ class EquivocatingGrants(Behaviour):
     name = "equivocating-grants"
     lie = "grants every header to every writer whatever it granted before, every other time for another batch"
 
-    def answer(self, node: Node, request: m.Request, now_us: int) -> m.Reply | None:
+    def answer(self, node: Node, request: m.Request, now_us: int, client: bytes | None = None) -> m.Reply | None:
         if not isinstance(request, m.Prepare) or not request.headers:
-            return super().answer(node, request, now_us)
+            return super().answer(node, request, now_us, client)
         self.told += 1
         count = len(request.headers)
         root = merkle.root_of(b"".join(digest_of(header) for header in request.headers))
@@ -371,9 +371,9 @@ class LyingNode(RunningNode):
         self._drive()
         await super().stop()
 
-    def handle(self, request: m.Request) -> m.Reply | None:
+    def handle(self, request: m.Request, client: bytes) -> m.Reply | None:
         """Answer one request, as the behaviour has it."""
-        return self._behaviour.answer(self.node, request, self.clock_us())
+        return self._behaviour.answer(self.node, request, self.clock_us(), client)
 
     def status(self) -> dict[str, object]:
         """A node's status, and what it lies."""

@@ -15,14 +15,16 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 from quorumcache.client import Client
 from quorumcache.core.config import (
     Configuration,
+    Limits,
     NamespaceInfo,
     NodeInfo,
+    RightInfo,
     SignedConfiguration,
     WriterInfo,
     to_toml,
@@ -49,11 +51,11 @@ class LocalCluster:
     and event loop, which starts faster. With storage in memory, a node that was killed comes back empty and recovers;
     with `storage="sqlite"` it comes back with what it stored (see `quorumcache.storage.DURABILITIES`).
 
-    `writers`: names, each with a key of its own. `namespaces`: further ones, beside `namespace`. `byzantine`: node ->
-    behaviour for nodes that lie from the start (see `quorumcache.testing.byzantine.NAMES`; "honest" is one, to be
-    changed later). `max_skew`, `op_time`, `grace`: seconds; smaller than a real cluster's, so that tests do not wait.
-    `change_s`: how long "changing" keeps a lie. `bytes_max`: what entries may cost in each node. `tls`: whether
-    sessions are encrypted.
+    `writers`: names, each with a key of its own. `namespaces`: further ones, beside `namespace`. `rights`: beside those
+    of the namespaces' writers and readers. `limits`: of writers, by name. `byzantine`: node -> behaviour for nodes that
+    lie from the start (see `quorumcache.testing.byzantine.NAMES`; "honest" is one, to be changed later). `max_skew`,
+    `op_time`, `grace`: seconds; smaller than a real cluster's, so that tests do not wait. `change_s`: how long
+    "changing" keeps a lie. `bytes_max`: what entries may cost in each node. `tls`: whether sessions are encrypted.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class LocalCluster:
         writers: Sequence[str] = ("default",),
         namespace: str = "default",
         namespaces: Sequence[NamespaceInfo] = (),
+        rights: Sequence[RightInfo] = (),
+        limits: Mapping[str, Limits] = MappingProxyType({}),
         byzantine: Mapping[int, str] | None = None,
         max_skew: float = 0.1,
         op_time: float = 5.0,
@@ -98,7 +102,10 @@ class LocalCluster:
                 for i, (key, port) in enumerate(zip(self._keys, _free_ports(count), strict=True))
             ),
             namespaces=(NamespaceInfo(namespace, value_bytes_max=value_bytes_max), *namespaces),
-            writers=tuple(WriterInfo(name, key.public) for name, key in self.writers.items()),
+            writers=tuple(
+                WriterInfo(name, key.public, limits=limits.get(name, Limits())) for name, key in self.writers.items()
+            ),
+            rights=tuple(rights),
         )
         unsigned = SignedConfiguration(configuration, ())
         #: The signed configuration: what `Client.connect` takes.

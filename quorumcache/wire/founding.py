@@ -7,15 +7,18 @@ directory is decided here and nowhere else. It must not know terminals, processe
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from quorumcache.core.config import (
     Configuration,
+    Limits,
     NamespaceInfo,
     NodeInfo,
+    RightInfo,
     SignedConfiguration,
     WriterInfo,
     parse_toml,
@@ -100,6 +103,8 @@ def found_cluster(
     grace_us: int = 200_000,
     shards: int = 1024,
     tls: bool = True,
+    rights: Sequence[RightInfo] = (),
+    limits: Mapping[str, Limits] = MappingProxyType({}),
 ) -> Founded:
     """A cluster that does not exist yet, with fresh keys from the operating system and one administrator.
 
@@ -119,6 +124,9 @@ def found_cluster(
             f"{count} nodes withstand at most f = {max(count - 1, 0) // 3} faulty ones, not {f}; "
             f"f = {f} takes at least {3 * f + 1} nodes"
         )
+    unknown = sorted(set(limits) - set(writers))
+    if unknown:
+        raise ConfigurationError(f"{unknown[0]!r} has limits, and is none of the writers")
     if len(set(writers)) != len(writers):
         raise ConfigurationError("a writer is named twice; each needs a name of its own")
     places = list(addresses) if addresses is not None else [f"{host}:{base_port + i}" for i in range(count)]
@@ -137,7 +145,10 @@ def found_cluster(
             NodeInfo(i, f"n{i}", key.public, place)
             for i, (key, place) in enumerate(zip(node_keys, places, strict=True))
         ),
-        writers=tuple(WriterInfo(name, key.public) for name, key in writer_keys.items()),
+        writers=tuple(
+            WriterInfo(name, key.public, limits=limits.get(name, Limits())) for name, key in writer_keys.items()
+        ),
+        rights=tuple(rights),
         namespaces=tuple(namespaces),
         shards=shards,
         max_skew_us=max_skew_us,

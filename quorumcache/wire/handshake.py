@@ -84,13 +84,15 @@ class WrongKey(Exception):
 
 
 class Channel:
-    """The two directions of a session, as one side sees them. `claim` is what the client signs to prove its key."""
+    """The two directions of a session, as one side sees them. `claim` is what the client signs to prove its key.
+    `client` is that key once it is proven, at the node; empty before, and for a stranger."""
 
-    __slots__ = ("claim", "compress", "opener", "sealer")
+    __slots__ = ("claim", "client", "compress", "opener", "sealer")
 
     def __init__(self, send_key: bytes, receive_key: bytes, compress: bool, claim: bytes) -> None:
         self.compress = compress
         self.claim = claim
+        self.client = b""
         self.sealer = Sealer(send_key, compress=compress)
         self.opener = Opener(receive_key, compress=compress)
 
@@ -138,9 +140,10 @@ def proof(channel: Channel, sign: Callable[[bytes], bytes]) -> bytes:
 
 
 def check_proof(data: bytes, hello: Hello, channel: Channel) -> None:
-    """Raises Unreadable where this is no proof, WrongKey where it is not one of the key that the Hello named."""
+    """Note who the client is. Raises Unreadable for what is no proof, WrongKey for one of another key than named."""
     if not verify(hello.client, channel.claim, _decode(_proof, data).signature):
         raise WrongKey
+    channel.client = hello.client
 
 
 def read_hello(data: bytes) -> Hello:

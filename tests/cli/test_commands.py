@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from quorumcache.cli import exits
 from quorumcache.cli.app import COMMANDS, app
+from quorumcache.core.config import Limits, RightInfo
 from quorumcache.wire.founding import read_cluster_file
 from quorumcache.wire.keys import read_key_file
 from quorumcache.wire.sealing import read_data_keys
@@ -44,6 +45,24 @@ def test_init_founds_a_cluster_and_never_writes_one_over(tmp_path: Path) -> None
     assert "never written over" in output
 
 
+def test_init_takes_rights_readers_and_limits(tmp_path: Path) -> None:
+    code, output = run(
+        *("init", tmp_path / "c", "--writers", "shop,ingest", "--namespaces", "orders=shop,open"),
+        *("--readers", "orders=shop", "--right", "ingest:read+write:orders/in/", "--right", "shop:admin:open"),
+        *("--limit", "ingest:writes_per_s=10,keys_max=5", "--encrypt", "open", "--no-tls"),
+    )
+    assert code == exits.OK, output
+    configuration = read_cluster_file(tmp_path / "c").configuration
+    assert [space.readers for space in configuration.namespaces] == [("shop",), ("anyone",)]
+    assert configuration.rights == (
+        RightInfo(("ingest",), "orders", ("read", "write"), "in/"),
+        RightInfo(("shop",), "open", ("admin",)),
+    )
+    assert [writer.limits for writer in configuration.writers] == [Limits(), Limits(writes_per_s=10, keys_max=5)]
+    assert configuration.namespaces[1].encryption == "client"
+    assert not configuration.tls
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -54,6 +73,13 @@ def test_init_founds_a_cluster_and_never_writes_one_over(tmp_path: Path) -> None
         (["--namespaces", "a=zed"], "'zed' is no writer"),
         (["--namespaces", ""], "at least one name"),
         (["--namespaces", "a="], "no writer"),
+        (["--readers", "zed=*"], "'zed' has readers, and is none of the --namespaces"),
+        (["--readers", "default=zed"], "'zed' is no writer"),
+        (["--right", "default:read"], "is not like bob:read"),
+        (["--right", "zed:read:default"], "'zed' is no writer"),
+        (["--right", "default:rule:default"], "each once of read, write, delete, admin"),
+        (["--limit", "default:keys=7"], "is not like bob:writes_per_s"),
+        (["--limit", "zed:keys_max=7"], "'zed' has limits, and is none of the writers"),
         (["--encrypt", "zed"], "'zed' is to be sealed, and is none of the --namespaces"),
         (["--hide-keys", "default"], "only where values are sealed"),
         (["--writers", ""], "at least one name"),
