@@ -397,6 +397,7 @@ class Engine:
         node.chain.append(following)
         node.sealed = False
         activate(node.node, following)
+        node.store()
         if isinstance(node, ByzantineNode):
             node.adopt_twin()
 

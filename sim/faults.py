@@ -53,8 +53,11 @@ class Faults:
             node = engine.nodes[target]
             if node.down:
                 return
-            node.crash()
-            node.wiped = kind == "wipe"
+            if kind == "wipe":
+                node.wipe(choice)
+                detail += f", of what it stored the last {node.torn} writes" if node.torn else ""
+            else:
+                node.crash()
             world.at(end_us, self._restart, target, node.restart_count)
         elif kind == "ambush":
             self._ambushes.append(choice)
@@ -85,15 +88,14 @@ class Faults:
         if self._over or not self._ambushes or op.outcome != OK:
             return
         engine = self._engine
-        draw = random.Random(self._ambushes[0])
+        draw = random.Random(choice := self._ambushes[0])
         if draw.random() < 0.7 and stamp_time(op.stamp) < engine.now_us:
             return  # This one waits for a stamp that is ahead of true time.
         del self._ambushes[0]
         for target in draw.sample(range(len(engine.nodes)), draw.randint(1, len(engine.nodes))):
             node = engine.nodes[target]
             if not node.down:
-                node.crash()
-                node.wiped = True
+                node.wipe(choice + target)
                 engine.world.at(engine.now_us + draw.choice((0, 200, 5_000)), self._restart, target, node.restart_count)
                 engine.record.faults.append((engine.now_us, "ambush", target, f"as operation {op.id} ended"))
 

@@ -14,12 +14,14 @@ from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
 from quorumcache.core.coordinator import Coordinator
+from quorumcache.core.journal import Journal
 from quorumcache.core.model import DELETE, PUT, header_expires_at, header_stamp, header_writer
 from quorumcache.core.node import Node, NodeLimits
 from quorumcache.core.outcome import UNKNOWN, Failed, Found, Missed, Outcome, Written
 from quorumcache.core.repair import Recovery
 from sim import record
 from sim.crypto import Key
+from sim.disk import LOST_MAX, Disk
 from sim.network import Network
 from sim.record import Op, Record
 from sim.world import Clock, Stopwatch, World
@@ -74,7 +76,9 @@ class NodeProcess:
         self.slow_us = 0
         self.chain = [configuration]
         self._random = world.random(f"node {index}")
+        self.torn = 0
         self.node = self._make(None)
+        self.disk = Disk(self.node.slots)
         self.recovery: Recovery | None = None
         self.restart_count = 0
         network.attach(index, self.receive)
@@ -82,7 +86,9 @@ class NodeProcess:
 
     def _make(self, started_us: int | None) -> Node:
         verifier = Verifier(self.verify, self.chain, remembered_max=2048)
-        return Node(self.configuration, self.index, self.key.sign, verifier, started_us=started_us, limits=self.limits)
+        node = Node(self.configuration, self.index, self.key.sign, verifier, started_us=started_us, limits=self.limits)
+        node.slots.journal = Journal()
+        return node
 
     # --- messages and time ---
 
@@ -93,9 +99,11 @@ class NodeProcess:
         if isinstance(message, m.Reply):
             if self.recovery is not None:
                 self.recovery.receive(source, message, self.clock.read_us())
+                self.store()
                 self._pump()
             return
         reply = self.node.handle(message, self.clock.read_us())
+        self.store()
         if type(reply) is m.CommitReply:
             self.observer.committed(self, message, reply)  # type: ignore[arg-type]
         self.network.send(self.index, source, reply, self.delay_us())
@@ -113,6 +121,14 @@ class NodeProcess:
         if self.recovery is not None and now_us >= self.recovery.deadline_us:
             self.recovery.wake(now_us)
             self._pump()
+        self.store()
+
+    def store(self) -> None:
+        """Write down what changed, before anybody hears of it."""
+        journal = self.node.slots.journal
+        assert journal is not None
+        if journal:
+            self.disk.write(journal, self.node.slots)
 
     def _pump(self) -> None:
         recovery = self.recovery
@@ -127,12 +143,24 @@ class NodeProcess:
 
     # --- crashes ---
 
+    def wipe(self, choice: int) -> None:
+        """Crash, and lose what is stored: all of it, or its last moments, as the choice has it."""
+        self.crash()
+        self.wiped = True
+        draw = random.Random(f"{choice} torn")
+        self.torn = draw.choice((0, 1, draw.randint(1, LOST_MAX)))
+
     def crash(self) -> None:
         """Stop: what is in memory is lost, what is stored is not."""
         if not self.down:
+            self.store()  # Nothing is left to do, but for a liar, which does not do it each time.
             self.down = True
             self.recovery = None
             self.record.states.append((self.world.now_us, self.index, "down"))
+
+    def trusts_what_is_left(self) -> bool:
+        """Protocol 7, end: a store that may have lost its tail is no stored state."""
+        return False
 
     def restart(self, *, wipe: bool) -> None:
         """Come back, with what was stored or with nothing. The clock went on meanwhile."""
@@ -141,11 +169,18 @@ class NodeProcess:
         self.down = False
         self.restart_count += 1
         now_us = self.clock.read_us()
-        slots = self.node.slots
+        if wipe and self.torn:
+            # The power went while it ran, and took the last writes: what is left may lack what was promised.
+            self.disk.lose(self.torn)
+            wipe = not self.trusts_what_is_left()
         self.node = self._make(now_us if wipe else None)
-        if not wipe:
-            self.node.slots = slots
-        self.wiped = False
+        slots = self.node.slots
+        if wipe:
+            self.disk = Disk(slots)
+        else:
+            self.disk.load(slots)
+            slots.key_barrier_us = now_us + 2 * self.configuration.max_skew_us
+        self.wiped, self.torn = False, 0
         if any(shard.recovering for shard in self.node.slots.shards):
             self.recovery = Recovery(self.node, now_us, first_id=self._random.getrandbits(62))
         state = "recovering" if self.recovery is not None else "active"

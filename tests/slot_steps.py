@@ -54,7 +54,7 @@ def apply(slots: Slots, steps: list[tuple[str, int, int]]) -> None:
         elif operation == "settle":
             slots.settle_promises(key, raw[3:51])
         elif operation == "drop promise" and key in slots.open:
-            slots.drop_promise(slots.open[key][0])
+            slots.drop_promise(min(slots.open[key], key=_order))
         elif operation == "floor":
             slots.raise_floor(slots.shard(key), time_us)
         elif operation == "activate":
@@ -62,6 +62,10 @@ def apply(slots: Slots, steps: list[tuple[str, int, int]]) -> None:
 
 
 steps: Final = st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 3), st.integers(1, 30)), max_size=25)
+
+
+def _order(promise: Promise) -> tuple[int, bytes]:
+    return promise.recorded_us, promise.header.raw
 
 
 def picture(slots: Slots) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def picture(slots: Slots) -> dict[str, Any]:
             for key, held in sorted(slots.current.items())
         },
         "promises": {
-            key: [(p.header, p.recorded_us, p.group, p.intent, p.leaves, p.position) for p in open_]
+            key: [(p.header, p.recorded_us, p.group, p.intent, p.leaves, p.position) for p in sorted(open_, key=_order)]
             for key, open_ in sorted(slots.open.items())
         },
         "shards": [(shard.floor_us, shard.recovering) for shard in slots.shards],

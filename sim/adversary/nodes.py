@@ -53,7 +53,7 @@ class ByzantineNode(NodeProcess):
         self.late_us = 0
         self.victims = frozenset(i for i in range(64) if self.draw.random() < 0.5)
         self.said: dict[type, list[m.Reply]] = {}
-        self._twin: Node = self._make(None)
+        self._twin: Node = self._without_journal()
         self._foreign: dict[int, tuple[m.Prepare, dict[int, Grant]]] = {}
         self._next_id = self.draw.getrandbits(62)
         conspiracy.node_keys[self.index] = self.key
@@ -61,7 +61,12 @@ class ByzantineNode(NodeProcess):
 
     def adopt_twin(self) -> None:
         """The twin follows into a new configuration, empty."""
-        self._twin = self._make(None)
+        self._twin = self._without_journal()
+
+    def _without_journal(self) -> Node:
+        node = self._make(None)
+        node.slots.journal = None
+        return node
 
     def receive(self, source: int, message: m.Request | m.Reply) -> None:
         """A message arrived: remember what is worth it, and answer with the truth or a lie."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from quorumcache.core.repair import Recovery
-from quorumcache.core.slots import Held
+from quorumcache.core.slots import Held, Slots
+from sim.disk import Disk
 from sim.mutants.base import Catalogue, Patches
+from sim.processes import NodeProcess
 
 catalogue = Catalogue()
 add = catalogue.add
@@ -107,3 +109,42 @@ def _recovery_takes_any(patches: Patches) -> None:
                 _store(self, header, entry, now_us)
 
     patches.set(Recovery, "_recover", mutant)
+
+
+# --- what is stored ---
+
+
+@add("7, end: a store that may have lost its tail is no stored state", features_add=("wipe",), features_drop=("lull",))
+def _torn_log_trusted(patches: Patches) -> None:
+    patches.set(NodeProcess, "trusts_what_is_left", lambda self: True)
+
+
+@add(
+    "3, end: a promise is durable before its grant is sent",
+    features_add=("crash",),
+    schemes=("equivocate",),
+    byzantine_writers=2,
+)
+def _restart_forgets_promises(patches: Patches) -> None:
+    def make(load: Any) -> Any:
+        def mutant(self: Disk, slots: Slots) -> None:
+            self.promises.clear()
+            load(self, slots)
+
+        return mutant
+
+    patches.wrap(Disk, "load", make)
+
+
+@add("7: the floor is never lowered, by a restart either", features_add=("crash", "evict"), keys=3)
+def _restart_forgets_floors(patches: Patches) -> None:
+    def make(load: Any) -> Any:
+        def mutant(self: Disk, slots: Slots) -> None:
+            load(self, slots)
+            for shard in slots.shards:
+                shard.floor_us = 0
+            slots.floor_max_us = 0
+
+        return mutant
+
+    patches.wrap(Disk, "load", make)

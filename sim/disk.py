@@ -1,0 +1,59 @@
+"""A node's disk: what its journals said, written after each event, and loaded by the same doors as real storage has.
+
+Where the power goes, the last writes may be lost: then what is left is no stored state (protocol 7). It must not know
+when that happens.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Final
+
+from quorumcache.core.journal import Journal
+from quorumcache.core.slots import Held, Promise, Slots
+
+#: So many of the last writes can be lost.
+LOST_MAX: Final = 32
+_Before = tuple[dict[bytes, Held | None], dict[bytes, tuple[Promise, ...]], dict[int, tuple[int, bool]]]
+
+
+class Disk:
+    """What of one node's state is written, from new slots on."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.entries: dict[bytes, Held | None] = {}
+        self.promises: dict[bytes, tuple[Promise, ...]] = {}
+        self.shards = {shard.number: (shard.floor_us, shard.recovering) for shard in slots.shards}
+        self._before: deque[_Before] = deque(maxlen=LOST_MAX)
+
+    def write(self, journal: Journal, slots: Slots) -> None:
+        """Write what the journal names, and begin it anew."""
+        shards, current, open_ = self.shards, slots.current, slots.open
+        self._before.append((journal.entries.copy(), journal.promises.copy(), {n: shards[n] for n in journal.shards}))
+        for slot in journal.entries:
+            self.entries[slot] = current.get(slot)
+        for slot in journal.promises:
+            self.promises[slot] = tuple(open_.get(slot, ()))
+        for number, shard in journal.shards.items():
+            shards[number] = (shard.floor_us, shard.recovering)
+        journal.clear()
+
+    def lose(self, count: int) -> None:
+        """The power goes: at most so many of the last writes were never written."""
+        for _ in range(min(count, len(self._before))):
+            entries, promises, shards = self._before.pop()
+            self.entries.update(entries)
+            self.promises.update(promises)
+            self.shards.update(shards)
+
+    def load(self, slots: Slots) -> None:
+        """Put all of it into new slots."""
+        for slot in sorted(self.entries):
+            slots.put_back(slot, self.entries[slot])
+        open_ = [promise for promises in self.promises.values() for promise in promises]
+        for slot in dict.fromkeys(promise.header.slot for promise in open_):
+            slots.put_back_promises(slot, self.promises[slot])
+        # As they were made: the oldest are dropped first.
+        slots.promises = OrderedDict.fromkeys(sorted(slots.promises, key=lambda promise: promise.recorded_us))
+        for number, (floor_us, recovering) in self.shards.items():
+            slots.put_back_shard(number, floor_us, recovering)
