@@ -26,6 +26,7 @@ from quorumcache.core.config import (
     SignedConfiguration,
     WriterInfo,
 )
+from quorumcache.core.node import NodeLimits
 from quorumcache.node import RunningNode
 from quorumcache.storage import storage_of
 from quorumcache.wire.keys import SigningKey
@@ -87,11 +88,17 @@ def run_loop(main: Any) -> Any:
 
 
 def _node_process(
-    configuration: Configuration, seed: bytes, ready: Event, stop: Event, directory: Path | None, durability: str
+    configuration: Configuration,
+    seed: bytes,
+    limits: NodeLimits | None,
+    ready: Event,
+    stop: Event,
+    directory: Path | None,
+    durability: str,
 ) -> None:
     async def main() -> None:
         storage = storage_of("memory" if directory is None else "sqlite", directory, durability)
-        node = RunningNode(configuration, SigningKey(seed), storage=storage)
+        node = RunningNode(configuration, SigningKey(seed), limits=limits, storage=storage)
         await node.start()
         ready.set()
         await asyncio.get_running_loop().run_in_executor(None, stop.wait)
@@ -102,7 +109,7 @@ def _node_process(
 
 @contextmanager
 def running_cluster(
-    f: int = 1, *, tls: bool = True, storage: str = "memory"
+    f: int = 1, *, tls: bool = True, storage: str = "memory", limits: NodeLimits | None = None
 ) -> Iterator[tuple[SignedConfiguration, SigningKey, list[int]]]:
     """A cluster of node processes: (its signed configuration, a writer's key, the processes' ids).
 
@@ -120,7 +127,7 @@ def running_cluster(
             directory = Path(place.name) / f"n{number}" if durability else None
             process = context.Process(
                 target=_node_process,
-                args=(signed.configuration, key.seed, ready, stop, directory, durability or "process"),
+                args=(signed.configuration, key.seed, limits, ready, stop, directory, durability or "process"),
                 daemon=True,
             )
             process.start()

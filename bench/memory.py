@@ -1,8 +1,9 @@
-"""What a stored entry costs in a node: 128-byte values written in batches of 64 by the shipped client.
+"""What entries cost in a node: the growth of node processes' resident memory beside the nodes' own accounting.
 
-Prints the growth of each node process's resident memory per entry, and what the node's own accounting says.
+Each cell is a fresh cluster, filled by the shipped client: values of one size, written in batches of one size. With
+--churn: a node with room for so many MiB is written over several times; what its memory grows to, beside its bound.
 
-    python bench/memory.py [--entries N] [--json PATH]
+    python bench/memory.py [--sizes 16,128,...] [--batches 1,8,...] [--mib N] [--churn MIB] [--no-tls] [--json PATH]
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -18,10 +20,13 @@ import aiohttp
 from bench.cluster import arguments, run_loop, running_cluster, write_json
 from quorumcache.client import Client
 from quorumcache.core.config import SignedConfiguration
+from quorumcache.core.node import NodeLimits
 from quorumcache.net.tls import NodePin
 from quorumcache.wire.keys import SigningKey
 
-BATCH = 64
+#: Batches of one are written one after another, so this many are enough, and take a while.
+ENTRIES_ALONE_MAX: Final = 15_000
+WARM_ENTRIES: Final = 12_000
 
 
 def resident_bytes(process: int) -> int:
@@ -31,48 +36,113 @@ def resident_bytes(process: int) -> int:
 
 
 async def accounted_bytes(signed: SignedConfiguration) -> list[int]:
-    """What each node says that its entries cost."""
+    """What each node says that its entries and promises cost."""
     sizes = []
     async with aiohttp.ClientSession() as http:
         for node in signed.configuration.nodes:
-            async with http.get(f"https://{node.address}/v1/status", ssl=NodePin(node)) as response:
+            secure = node.address and NodePin(node)
+            async with http.get(f"https://{node.address}/v1/status", ssl=secure or True) as response:
                 sizes.append((await response.json())["bytes_used"])
     return sizes
 
 
+async def fill(client: Client, prefix: str, value: bytes, batch: int, entries: int) -> None:
+    """Write so many entries in batches of so many."""
+    for at in range(0, entries, batch):
+        if batch == 1:
+            await client.set(f"{prefix}:{at:08}", value)
+        else:
+            await client.set_many({f"{prefix}:{at + i:08}": value for i in range(batch)})
+
+
 async def measure(
-    signed: SignedConfiguration, writer: SigningKey, processes: list[int], entries: int
-) -> dict[str, float | int | str]:
-    """Fill the cluster and compare."""
-    value = bytes(128)
+    signed: SignedConfiguration, writer: SigningKey, processes: list[int], size: int, batch: int, entries: int
+) -> tuple[float, float]:
+    """Bytes per entry: (the largest growth of a node's resident memory, the node's own accounting)."""
+    value = bytes(size)
     async with await Client.connect(signed, key=writer) as client:
-        # First what is needed once, whatever is stored: code, sessions, the memory of signatures.
-        for at in range(0, 20_000, BATCH):
-            await client.set_many({f"warm:{at + i:08}": value for i in range(BATCH)})
+        # First what is needed once, whatever is stored: code, sessions, buffers, the memory of signatures.
+        await fill(client, "warm", bytes(16), 64, WARM_ENTRIES)
+        await fill(client, "warm", value, batch, min(entries // 4, 2 << 20) // max(1, size >> 8) + batch)
         await asyncio.sleep(0.5)
         before = [resident_bytes(process) for process in processes]
         accounted_before = await accounted_bytes(signed)
-        for at in range(0, entries, BATCH):
-            await client.set_many({f"user:{at + i:08}": value for i in range(BATCH)})
+        await fill(client, "user", value, batch, entries)
         await asyncio.sleep(0.5)
         after = [resident_bytes(process) for process in processes]
         accounted_after = await accounted_bytes(signed)
-    stored = -(-entries // BATCH) * BATCH
-    each = [(b - a) / stored for a, b in zip(before, after, strict=True)]
+    stored = -(-entries // batch) * batch
+    growth = sorted((b - a) / stored for a, b in zip(before, after, strict=True))
     accounted = [(b - a) / stored for a, b in zip(accounted_before, accounted_after, strict=True)]
-    print(f"{stored:,} entries of 128 bytes under 13-byte keys, in batches of {BATCH}:")
-    print(f"  resident growth per entry, per node: {', '.join(f'{x:.0f}' for x in each)} bytes")
-    print(f"  by the nodes' own accounting:        {', '.join(f'{x:.0f}' for x in accounted)} bytes")
-    return {"entry_resident_bytes_max": round(max(each)), "entry_accounted_bytes": round(accounted[0])}
+    return sum(growth) / len(growth), sum(accounted) / len(accounted)
+
+
+def table(sizes: list[int], batches: list[int], mib: int, *, tls: bool) -> dict[str, float]:
+    """Measure and print every cell."""
+    figures: dict[str, float] = {}
+    print("| value, bytes | batch | entries | resident growth per entry | accounted | accounted / resident |")
+    print("|---:|---:|---:|---:|---:|---:|")
+    for size in sizes:
+        for batch in batches:
+            entries = (mib << 20) // (size + 700)
+            if batch == 1:
+                entries = min(entries, ENTRIES_ALONE_MAX)
+            with running_cluster(f=1, tls=tls) as (signed, writer, processes):
+                resident, accounted = run_loop(measure(signed, writer, processes, size, batch, entries))
+            ratio = accounted / resident
+            print(
+                f"| {size:,} | {batch} | {entries:,} | {resident:,.0f} | {accounted:,.0f} | {ratio:.2f} |", flush=True
+            )
+            figures[f"{size}/{batch}"] = round(ratio, 3)
+    return figures
+
+
+def churn(mib: int, *, tls: bool) -> dict[str, float]:
+    """Write five times what the nodes have room for, in values of mixed sizes; how far does their memory grow?"""
+
+    async def run(signed: SignedConfiguration, writer: SigningKey, processes: list[int]) -> float:
+        async with await Client.connect(signed, key=writer) as client:
+            await fill(client, "warm", bytes(16), 64, WARM_ENTRIES)
+            warm = min(await accounted_bytes(signed))
+            before = [resident_bytes(process) for process in processes]
+            most = [0] * len(processes)
+            written = number = 0
+            while written < 5 * mib << 20:
+                values = {}
+                for _ in range(64):
+                    number += 1
+                    # Sizes from 16 B to 16 KiB, each power of two as often as the next.
+                    values[f"churn:{number:08}"] = bytes(16 << number * 7 % 11)
+                await client.set_many(values)
+                written += sum(map(len, values.values()))
+                most = [max(m, resident_bytes(p)) for m, p in zip(most, processes, strict=True)]
+            worst = max(m - b for m, b in zip(most, before, strict=True))
+            told = max(await accounted_bytes(signed))
+        print(
+            f"room for {mib} MiB, {written >> 20} MiB written: resident memory grew by up to "
+            f"{worst / (1 << 20):.1f} MiB while the accounting went from {warm / (1 << 20):.1f} to "
+            f"{told / (1 << 20):.1f} MiB"
+        )
+        return worst / (told - warm)
+
+    with running_cluster(f=1, tls=tls, limits=NodeLimits(bytes_max=mib << 20)) as (signed, writer, processes):
+        return {"churn_resident_per_accounted": round(run_loop(run(signed, writer, processes)), 3)}
 
 
 def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--entries", type=int, default=200_000, metavar="N")
+    parser.add_argument("--sizes", default="16,128,1024,8192,65536", metavar="BYTES")
+    parser.add_argument("--batches", default="1,8,64,512", metavar="ENTRIES")
+    parser.add_argument("--mib", type=int, default=32, metavar="N", help="how much to write for each cell")
+    parser.add_argument("--churn", type=int, default=0, metavar="MIB", help="instead: eviction within this bound")
     options = parser.parse_args()
-    with running_cluster(f=1) as (signed, writer, processes):
-        figures = run_loop(measure(signed, writer, processes, options.entries))
+    if options.churn:
+        figures = churn(options.churn, tls=options.tls)
+    else:
+        sizes = [int(part) for part in options.sizes.split(",")]
+        batches = [int(part) for part in options.batches.split(",")]
+        figures = table(sizes, batches, options.mib, tls=options.tls)
     write_json(options.json, figures)
 
 

@@ -13,10 +13,9 @@ import networkx as nx
 
 from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration, NamespaceInfo, NodeInfo, WriterInfo
-from quorumcache.core.memory import GRANT_OVERHEAD_BYTES
+from quorumcache.core.memory import BATCH_OVERHEAD_BYTES, ENTRY_OVERHEAD_BYTES, GRANT_OVERHEAD_BYTES
 from quorumcache.core.model import DELETE, header_slot, slot_of
 from quorumcache.core.node import NodeLimits
-from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES
 from sim.adversary.conspiracy import Conspiracy
 from sim.adversary.nodes import ByzantineNode
 from sim.adversary.writers import ByzantineWriter
@@ -34,7 +33,7 @@ from sim.settings import SimConfig
 from sim.world import Clock, World
 
 # An entry with the batch that it may not share with any other: header, value, a few leaves, and so much per grant.
-_ENTRY_BYTES = ENTRY_OVERHEAD_BYTES + 300
+_ENTRY_BYTES = ENTRY_OVERHEAD_BYTES + BATCH_OVERHEAD_BYTES + 400
 _GRANT_BYTES = GRANT_OVERHEAD_BYTES + 2
 
 

@@ -113,6 +113,8 @@ def test_limits_in_the_documents_are_the_codes() -> None:
         f"| {server.CREDIT_BYTES >> 20} MiB, and {link.BACKLOG_BYTES_MAX >> 20} MiB waiting at the client |",
         f"| sessions of a node | {server.SESSIONS_MAX:,} |",
         f"| memory for entries | {limits.bytes_max >> 20} MiB a node",
+        f"| memory for promises | {limits.promises_bytes_max >> 20} MiB a node",
+        f"| `quota_bytes` of a namespace | {config_model.QUOTA_BYTES_MIN:,} at least",
         f"| open promises | {limits.promises_max:,} a node, {limits.open_max} a writer and slot |",
         f"| faulty nodes | f up to {config_model.F_MAX} |",
         f"| nodes in a cluster | {config_model.NODES_MAX:,} |",

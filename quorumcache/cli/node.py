@@ -33,7 +33,7 @@ def node(
         typer.Option(metavar="HOST:PORT", help="Where to listen, if not at the address in the cluster file."),
     ] = None,
     memory_mib: Annotated[
-        int, typer.Option(min=1, max=1 << 20, help="What entries may take; beyond it, old ones go.")
+        int, typer.Option(min=1, max=1 << 20, help="What it holds may take; beyond it, what is not used goes.")
     ] = 256,
     storage: Annotated[
         str, typer.Option(metavar="memory|sqlite", help="Where entries are kept: sqlite keeps them over a restart.")
@@ -84,7 +84,7 @@ def node(
         read_key_file(key, role="node"),
         host=host,
         port=port,
-        limits=NodeLimits(bytes_max=memory_mib << 20),
+        limits=NodeLimits.within(memory_mib << 20),
         storage=storage_of(storage, data_dir, durability),
     )
     run_loop(_run(running, watch_stdin))
@@ -136,7 +136,7 @@ async def _run(running: RunningNode, watch_stdin: bool) -> None:
         configuration.cluster_id,
         configuration.epoch,
         configuration.f,
-        f"{running.node.slots.memory.bytes_max >> 20} MiB",
+        f"{running.node.slots.memory.bytes_max + running.node.slots.memory.promises_bytes_max >> 20} MiB",
         f"it goes on with {len(running.node.slots.current)} stored entries" if running.resumed else "it begins empty",
     )
     try:

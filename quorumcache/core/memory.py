@@ -1,24 +1,41 @@
-"""How much memory the entries of a node take, in all and per namespace, and which keys have to give way.
+"""How much memory a node's entries and promises take, in all and per namespace, and which keys have to give way.
 
 Belongs here: sums, bounds, and for each pool of memory its policy of eviction. A namespace with a quota is a pool of
 its own; all others share one. Keys are named by the slot of their empty field, and cost what all that hangs on them
 costs. Must not know entries, stamps or floors: what may go at all, the caller decides (slots.py).
 
 What entries of one batch share (certificate, leaves) is counted once for the node, and once in every pool that has any
-of them: so nobody can have another namespace pay for what keeps a batch in memory.
+of them: so nobody can have another namespace pay for what keeps a batch in memory. Promises have a budget of their own:
+a flood of them cannot drive out entries.
+
+The constants are what objects cost beside the bytes in them, fitted to the growth of real processes (bench/memory.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
 from quorumcache.core.eviction import USES_MAX, Place, Policy
+from quorumcache.core.model import BATCH_COUNT_MAX, HEADER_BYTES_MAX
 
+#: What one entry costs beside its value and salt, and its header twice (the slot is held apart, too).
+ENTRY_OVERHEAD_BYTES: Final = 470
+#: What an entry costs besides that has to go at a time: the note of when.
+REAP_OVERHEAD_BYTES: Final = 240
+#: What a batch costs beside its leaves, counts and grants: the objects, digests and keys of its certificate.
+BATCH_OVERHEAD_BYTES: Final = 640
 #: What one grant costs beside its bitmap: the objects, the signature.
 GRANT_OVERHEAD_BYTES: Final = 208
+#: What a promise costs beside its header, three times (parsed), and what each batch costs that has promises.
+PROMISE_OVERHEAD_BYTES: Final = 720
+PROMISED_BATCH_OVERHEAD_BYTES: Final = 320
+#: The most that one promise can cost.
+PROMISE_BYTES_MAX: Final = (
+    PROMISE_OVERHEAD_BYTES + PROMISED_BATCH_OVERHEAD_BYTES + 3 * HEADER_BYTES_MAX + 32 * BATCH_COUNT_MAX
+)
 #: Of the node's memory, the namespaces without quota count on at least one part in so many, whatever quotas promise.
 _COMMON_PART_MIN: Final = 8
 
@@ -39,13 +56,29 @@ class Pool:
 
 
 class Memory:
-    """What the entries of one node cost. `bytes_used` never passes `bytes_max` where callers ask `fits` first."""
+    """What one node holds costs. `bytes_used` by entries never passes `bytes_max` where callers ask `fits` first; nor
+    `promises_bytes` `promises_bytes_max`, where they ask `fits_promise`."""
 
-    __slots__ = ("_by_namespace", "_quotas_bytes", "_shares", "bytes_max", "bytes_used", "places", "pools")
+    __slots__ = (
+        "_by_namespace",
+        "_promised",
+        "_quotas_bytes",
+        "_shares",
+        "bytes_max",
+        "bytes_used",
+        "places",
+        "pools",
+        "promises_bytes",
+        "promises_bytes_max",
+    )
 
-    def __init__(self, configuration: Configuration, bytes_max: int) -> None:
+    def __init__(self, configuration: Configuration, bytes_max: int, promises_bytes_max: int) -> None:
         self.bytes_max = bytes_max
         self.bytes_used = 0
+        self.promises_bytes = 0
+        self.promises_bytes_max = promises_bytes_max
+        #: Leaves of batches with open promises, and how many those are: one object for all of them.
+        self._promised: dict[bytes, list[Any]] = {}
         #: Every key that is here, in whichever pool.
         self.places: dict[bytes, Place] = {}
         #: The pool of all namespaces without quota, and then one for each that has one.
@@ -124,7 +157,34 @@ class Memory:
                 pool.bytes_used -= batch_cost(batch)
         return batch.held_count == 0
 
+    def promised(self, header: bytes, leaves: bytes) -> bytes:
+        """One more promise, of this header, of the batch with these leaves; returns the leaves for it to keep. They are
+        shared by all promises of a batch, even one that was sent again: each could pin 32 KiB otherwise."""
+        cost = PROMISE_OVERHEAD_BYTES + 3 * len(header)
+        shared = self._promised.get(leaves)
+        if shared is None:
+            shared = self._promised[leaves] = [leaves, 0]
+            cost += PROMISED_BATCH_OVERHEAD_BYTES + len(leaves)
+        shared[1] += 1
+        self.promises_bytes += cost
+        kept: bytes = shared[0]
+        return kept
+
+    def unpromised(self, header: bytes, leaves: bytes) -> None:
+        """That promise is open no more."""
+        cost = PROMISE_OVERHEAD_BYTES + 3 * len(header)
+        shared = self._promised[leaves]
+        shared[1] -= 1
+        if shared[1] == 0:
+            del self._promised[leaves]
+            cost += PROMISED_BATCH_OVERHEAD_BYTES + len(leaves)
+        self.promises_bytes -= cost
+
     # --- room ---
+
+    def fits_promise(self) -> bool:
+        """Whether there is room for any one promise."""
+        return self.promises_bytes + PROMISE_BYTES_MAX <= self.promises_bytes_max
 
     def fits(self, key: bytes, cost: int) -> bool:
         """Whether the key may cost so many bytes more."""
@@ -171,4 +231,10 @@ def batch_cost(batch: Batch) -> int:
     """What the entries of a batch share, for as long as one of them is here: a writer could make one small entry pin
     the 1,024 leaves and wide bitmaps of its batch, so that counts too."""
     grants = batch.certificate.grants
-    return len(batch.leaves) + len(batch.counts) + len(grants) * (GRANT_OVERHEAD_BYTES + len(grants[0].bitmap))
+    each = GRANT_OVERHEAD_BYTES + len(grants[0].bitmap)
+    return BATCH_OVERHEAD_BYTES + len(batch.leaves) + len(batch.counts) + len(grants) * each
+
+
+def entry_cost(header_bytes: int, salted_bytes: int, *, is_mortal: bool) -> int:
+    """What one entry costs by itself. `is_mortal`: it expires, or is a tombstone."""
+    return ENTRY_OVERHEAD_BYTES + 2 * header_bytes + salted_bytes + (REAP_OVERHEAD_BYTES if is_mortal else 0)

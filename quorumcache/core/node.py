@@ -23,6 +23,7 @@ from quorumcache.core.certificate import (
 from quorumcache.core.config import Configuration
 from quorumcache.core.evidence import Equivocation, SignedHeader
 from quorumcache.core.keys import pack
+from quorumcache.core.memory import entry_cost
 from quorumcache.core.model import (
     ABSENT,
     BATCH_COUNT_MAX,
@@ -39,7 +40,7 @@ from quorumcache.core.paging import page_of
 from quorumcache.core.quorum import bitmap_of, full_bitmap
 from quorumcache.core.rights import DELETE as DELETE_ROLE
 from quorumcache.core.rights import READ, WRITE
-from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES, Held, Promise, Shard, Slots
+from quorumcache.core.slots import Held, Promise, Shard, Slots
 from quorumcache.core.types.base import base_slot_of, is_base_slot
 
 TICK_WORK_MAX: Final = 256
@@ -48,14 +49,22 @@ _LEAVES_FORM: Final = "leaves and paths exclude each other"
 
 
 class NodeLimits(msgspec.Struct, frozen=True):
-    """Bounds of one node: bytes of entries, open promises in all, those of one writer on one slot, and kept proofs,
-    of which there is one for each writer convicted; and who was denied what, which is counted apart."""
+    """Bounds of one node: bytes of entries, open promises in all and their bytes, those of one writer on one slot, and
+    kept proofs, of which there is one for each writer convicted; and who was denied what, which is counted apart."""
 
     bytes_max: int = 256 << 20
     promises_max: int = 100_000
+    promises_bytes_max: int = 64 << 20
     open_max: int = 4
     evidence_max: int = 1000
     denied_max: int = 1000
+
+    @classmethod
+    def within(cls, memory_bytes_max: int) -> NodeLimits:
+        """The usual limits for a node that may take so much memory, one MiB at least, for what it holds: an eighth of
+        it, 64 MiB at most, for promises."""
+        promises_bytes_max = min(memory_bytes_max // 8, 64 << 20)
+        return cls(bytes_max=memory_bytes_max - promises_bytes_max, promises_bytes_max=promises_bytes_max)
 
 
 class Node:
@@ -89,6 +98,7 @@ class Node:
             recovering=fresh and configuration.n > 1,
             bytes_max=self.limits.bytes_max,
             promises_max=self.limits.promises_max,
+            promises_bytes_max=self.limits.promises_bytes_max,
         )
         self.evidence: list[Equivocation] = []
         self._accused: set[bytes] = set()
@@ -271,7 +281,10 @@ class Node:
         """Rule 7: whether the table of promises has room for one more, or gets it by dropping old ones."""
         slots = self.slots
         excess = len(slots.promises) - slots.promises_max + 1
-        return excess <= 0 or slots.drop_old_promises(now_us, max(16, excess)) >= excess
+        if excess > 0 and slots.drop_old_promises(now_us, max(16, excess)) < excess:
+            return False
+        fits = slots.memory.fits_promise
+        return fits() or (slots.drop_old_promises(now_us, 64) > 0 and fits())
 
     def _may_store(self, header: Header, now_us: int) -> bool:
         """Whether there is memory for the entry that would follow: better to say so now than after the commit."""
@@ -521,7 +534,8 @@ class Node:
 
 
 def _cost(header: Header) -> int:
-    return ENTRY_OVERHEAD_BYTES + len(header.raw) + SALT_BYTES + header.size
+    is_mortal = header.kind == DELETE or header.expires_at_us > 0
+    return entry_cost(len(header.raw), SALT_BYTES + header.size, is_mortal=is_mortal)
 
 
 def _signed(promise: Promise) -> SignedHeader:

@@ -17,7 +17,7 @@ from quorumcache.core.allowance import Allowances
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
 from quorumcache.core.keys import Key
-from quorumcache.core.memory import Memory, Pool
+from quorumcache.core.memory import Memory, Pool, entry_cost
 from quorumcache.core.model import ABSENT, Entry, Header, header_expires_at, header_is_delete, header_slot
 from quorumcache.core.types import FIELD_TYPES, FieldType
 from quorumcache.core.types.base import base_slot_of, generation_of, is_base_slot, rank_of
@@ -25,8 +25,6 @@ from quorumcache.core.types.base import base_slot_of, generation_of, is_base_slo
 if TYPE_CHECKING:
     from quorumcache.core.journal import Journal
 
-#: What one entry costs beside its header, salt and value: measured by bench/memory.py, rounded up.
-ENTRY_OVERHEAD_BYTES: Final = 480
 #: What a key with fields costs beside the entries of its base and fields.
 KEY_OVERHEAD_BYTES: Final = 700
 _REAP_SLACK: Final = 1024
@@ -111,9 +109,10 @@ class Slots:
         recovering: bool,
         bytes_max: int,
         promises_max: int,
+        promises_bytes_max: int = 64 << 20,
     ) -> None:
         self.configuration = configuration
-        self.memory = Memory(configuration, bytes_max)
+        self.memory = Memory(configuration, bytes_max, promises_bytes_max)
         self.promises_max = promises_max
         self.journal: Journal | None = None
         #: What writers with limits have used of them; None where there are none.
@@ -143,6 +142,7 @@ class Slots:
         #: No shard's floor is above this: most stamps are, and then need no shard to be found.
         self.floor_max_us = floor_us
         self._reap: list[tuple[int, bytes, bytes]] = []
+        self._reap_max = _REAP_SLACK
         self.age_us = 2 * configuration.max_skew_us
         self.promise_age_us = 2 * configuration.max_skew_us + configuration.op_time_us
 
@@ -193,9 +193,7 @@ class Slots:
             self.open[slot] = [promise]
         else:
             here.append(promise)
-        self.promises[promise] = None
-        if self.allowances is not None:
-            self.allowances.promised(promise.header, 1)
+        self._note_promise(promise)
 
     def settle_promises(self, slot: bytes, stamp: bytes, rank: bytes = b"") -> None:
         """Forget the slot's promises with stamps up to `stamp`: an entry, or a floor, at least as high stands there.
@@ -205,13 +203,10 @@ class Slots:
             return
         if self.journal is not None:
             self.journal.promises.setdefault(slot, tuple(here))
-        promises = self.promises
         kept = []
         for promise in here:
             if (rank_of(promise.header.raw) <= rank) if rank else (promise.header.stamp <= stamp):
-                del promises[promise]
-                if self.allowances is not None:
-                    self.allowances.promised(promise.header, -1)
+                self._forget_promise(promise)
             else:
                 kept.append(promise)
         if kept:
@@ -228,11 +223,21 @@ class Slots:
         here.remove(promise)
         if not here:
             del self.open[slot]
-        del self.promises[promise]
-        if self.allowances is not None:
-            self.allowances.promised(promise.header, -1)
+        self._forget_promise(promise)
         self.dropped_promises_count += 1
         self.raise_floor(self.shard(slot), promise.header.time_us)
+
+    def _note_promise(self, promise: Promise) -> None:
+        self.promises[promise] = None
+        promise.leaves = self.memory.promised(promise.header.raw, promise.leaves)
+        if self.allowances is not None:
+            self.allowances.promised(promise.header, 1)
+
+    def _forget_promise(self, promise: Promise) -> None:
+        del self.promises[promise]
+        self.memory.unpromised(promise.header.raw, promise.leaves)
+        if self.allowances is not None:
+            self.allowances.promised(promise.header, -1)
 
     def drop_old_promises(self, now_us: int, count_max: int) -> int:
         """Drop at most `count_max` promises that are old enough, oldest first; returns how many."""
@@ -385,17 +390,12 @@ class Slots:
 
     def put_back_promises(self, slot: bytes, promises: Sequence[Promise]) -> None:
         """Make these the slot's open promises."""
-        allowances = self.allowances
-        before = self.open.pop(slot, [])
-        for promise in before:
-            del self.promises[promise]
+        for promise in self.open.pop(slot, ()):
+            self._forget_promise(promise)
         if promises:
             self.open[slot] = list(promises)
-            self.promises.update(dict.fromkeys(promises))
-        if allowances is not None:
-            for change, changed in ((-1, before), (1, promises)):
-                for promise in changed:
-                    allowances.promised(promise.header, change)
+            for promise in promises:
+                self._note_promise(promise)
 
     def put_back_shard(self, number: int, floor_us: int, recovering: bool) -> None:
         """Set a shard's floor, where that raises it, and its state."""
@@ -447,21 +447,24 @@ class Slots:
         return self.newest_us(slot) < now_us - self.age_us and not self.shard(slot).recovering
 
     def _schedule_reap(self, slot: bytes, stamp: bytes, at_us: int) -> None:
-        if len(self._reap) > 2 * len(self.current) + _REAP_SLACK:
-            # Overwritten entries left theirs behind: keep only those that still stand.
+        if len(self._reap) >= self._reap_max:
+            # Overwritten entries left theirs behind: keep only those that still stand, and look again when half as
+            # many have come.
             current = self.current
             self._reap = [r for r in self._reap if r[1] in current and current[r[1]].stamp == r[2]]
             heapq.heapify(self._reap)
+            self._reap_max = len(self._reap) * 3 // 2 + _REAP_SLACK
         heapq.heappush(self._reap, (at_us, slot, stamp))
 
     def reap(self, now_us: int, count_max: int) -> int:
         """Drop at most `count_max` expired entries and tombstones whose time has come; returns how many."""
-        reaped = 0
+        reaped = looks = 0
         waiting: list[tuple[int, bytes, bytes]] = []
         if self.frozen:
             return 0
-        while reaped < count_max and self._reap and self._reap[0][0] < now_us:
+        while reaped < count_max and looks < 4 * count_max and self._reap and self._reap[0][0] < now_us:
             _, slot, stamp = heapq.heappop(self._reap)
+            looks += 1
             held = self.current.get(slot)
             if held is None or held.stamp != stamp:
                 continue
@@ -485,4 +488,6 @@ class Slots:
 
 
 def _entry_cost(held: Held) -> int:
-    return len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES
+    header = held.header
+    is_mortal = header_is_delete(header) or header_expires_at(header) > 0
+    return entry_cost(len(header), len(held.salted), is_mortal=is_mortal)

@@ -132,8 +132,13 @@ class RunningNode:
             "entries": len(slots.current),
             "bytes_used": slots.memory.bytes_used,
             "bytes_max": slots.memory.bytes_max,
+            "pools": {
+                pool.namespace: {"bytes_used": pool.bytes_used, "bytes_max": pool.bytes_max}
+                for pool in slots.memory.pools[1:]
+            },
             "resident_bytes_max": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "promises_open": len(slots.promises),
+            "promises_bytes": slots.memory.promises_bytes,
             "promises_dropped": slots.dropped_promises_count,
             "evicted": slots.evicted_count,
             "reaped": slots.reaped_count,

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import NamespaceInfo
-from quorumcache.core.memory import batch_cost
+from quorumcache.core.memory import PROMISE_BYTES_MAX, batch_cost
 from quorumcache.core.model import slot_of
-from quorumcache.core.slots import ENTRY_OVERHEAD_BYTES, Held, Slots
+from quorumcache.core.node import NodeLimits
+from quorumcache.core.slots import Held, Slots, _entry_cost
 from tests import craft
 from tests.cluster import START_US, configuration_of
-from tests.making import Alone
+from tests.making import Alone, Draft
 
 QUOTA = 1 << 16
 NAMESPACES = (
@@ -68,11 +69,11 @@ def test_a_full_node_takes_from_whoever_is_furthest_above_its_share() -> None:
     """A flood of one namespace must not drive out those that keep within theirs."""
     slots = slots_of(8 * QUOTA)
     fill(slots, "small", 20)
-    fill(slots, "large", 100)
+    fill(slots, "large", 80)
     # Quotas leave 3 of 8 parts to the others, who take more, until the node is full.
     assert fill(slots, "test", 2000) == 2000
     assert count_of(slots, "small") == 20
-    assert count_of(slots, "large") == 100
+    assert count_of(slots, "large") == 80
     assert slots.memory.bytes_used > 8 * QUOTA - 3000
     # Those with a quota get theirs back from them.
     late_us = START_US + 8000 * 1_000_000
@@ -116,7 +117,7 @@ def test_who_shares_a_batch_pays_for_it() -> None:
     for i, each in enumerate(crafted):
         slots.store(slot_of(names[i % 3].encode(), b"k%d" % i), held_of(each, batch, i), START_US)
     shared = batch_cost(batch)
-    own = sum(len(held.header) + len(held.salted) + ENTRY_OVERHEAD_BYTES for _, held in slots)
+    own = sum(_entry_cost(held) for _, held in slots)
     assert slots.memory.bytes_used == own + shared
     assert sum(used(slots).values()) == own + 3 * shared
     for i in range(3, 60):
@@ -158,4 +159,85 @@ def test_bounds_hold_and_sums_come_to_nothing(steps: list[tuple[str, str, int, i
     for name in list(slots.current):
         slots.drop(name)
     assert set(used(slots).values()) == {0}
+    assert slots.memory.bytes_used == 0
+
+
+# --- promises ---
+
+
+def staggered(alone: Alone, count: int, gap_us: int) -> Draft:
+    """A batch whose headers are ahead of the node's clock by one `gap_us` after another."""
+    draft = alone.draft()
+    ahead_us = alone.now_us + alone.configuration.max_skew_us
+    for i in range(count):
+        draft.put(f"k{i}", at_us=ahead_us + i * gap_us)
+    return draft
+
+
+def test_a_batch_sent_again_and_again_keeps_its_leaves_once() -> None:
+    """Else a writer with headers that become grantable one by one has each promise keep 32 KiB of leaves."""
+    alone = Alone(configuration_of(shards=1))
+    draft = staggered(alone, 100, 1000)
+    for _ in range(100):
+        alone.prepare(draft)
+        alone.now_us += 1000
+    promises = list(alone.node.slots.promises)
+    assert len(promises) == 100
+    assert len({id(promise.leaves) for promise in promises}) == 1
+
+
+def test_promises_are_bounded_in_bytes_and_drive_out_no_entries() -> None:
+    """Habit 6: a flood of promises of large batches is BUSY at its own bound, long before it is at the count's."""
+    bound = 4 * PROMISE_BYTES_MAX
+    alone = Alone(configuration_of(shards=1), limits=NodeLimits(promises_bytes_max=bound))
+    assert alone.commit(alone.draft().put("kept", at_us=START_US)) == ["OK"]
+    codes = set()
+    for i in range(8):
+        draft = alone.draft(nonce=i)
+        for j in range(50):
+            draft.put(f"{i} {j}", at_us=alone.now_us)
+        codes |= {refusal.code for refusal in alone.prepare(draft).refusals}
+        assert alone.node.slots.memory.promises_bytes <= bound
+    assert codes == {m.BUSY}
+    assert alone.value("kept") is not None
+    alone.now_us += alone.node.slots.promise_age_us + 1
+    assert alone.grants(alone.draft().put("late", at_us=alone.now_us)), "old ones make room"
+    alone.now_us += alone.node.slots.promise_age_us + 1
+    while alone.node.slots.promises:
+        alone.node.tick(alone.now_us)
+    assert alone.node.slots.memory.promises_bytes == 0
+
+
+def test_limits_within_so_much_memory_come_to_that() -> None:
+    for mib in (1, 16, 256, 1 << 20):
+        limits = NodeLimits.within(mib << 20)
+        assert limits.bytes_max + limits.promises_bytes_max == mib << 20
+        assert limits.promises_bytes_max > PROMISE_BYTES_MAX
+
+
+# --- what has to go at a time ---
+
+
+def test_what_is_left_of_overwritten_lives_is_bounded() -> None:
+    """Entries that expire and are overwritten leave a note each, until there are half as many as lives."""
+    slots = Slots(configuration_of(shards=1), floor_us=0, recovering=False, bytes_max=1 << 20, promises_max=100)
+    for i in range(5000):
+        key = f"k{i % 10}"
+        crafted = craft.craft(key, START_US + i, expires_at_us=START_US + 10**9)
+        slots.store(slot_of(b"test", key.encode()), held_of(crafted), START_US + i)
+    assert len(slots._reap) < 10 * 3 // 2 + 2 * 1024
+
+
+def test_a_tick_reaps_a_bounded_part_of_what_is_due() -> None:
+    """However many are due at once, and however many notes of overwritten ones are in the way."""
+    slots = Slots(configuration_of(shards=1), floor_us=0, recovering=False, bytes_max=1 << 24, promises_max=100)
+    for i in range(1000):
+        crafted = craft.craft(f"k{i % 500}", START_US + i, expires_at_us=START_US + 10)
+        slots.store(slot_of(b"test", b"k%d" % (i % 500)), held_of(crafted), START_US + i)
+    later_us = START_US + 10**9
+    assert slots.reap(later_us, 16) <= 16
+    assert len(slots._reap) >= 1000 - 4 * 16
+    while slots.reap(later_us, 16) or slots._reap:
+        pass
+    assert not slots.current
     assert slots.memory.bytes_used == 0

@@ -93,7 +93,7 @@ def test_prepare_rule_7_a_table_far_over_its_bound_is_not_fatal() -> None:
 
 
 def test_prepare_refuses_with_full_where_nothing_is_old_enough_to_go() -> None:
-    node = node_of(bytes_max=3000)
+    node = node_of(bytes_max=4000)
     store(node, craft.craft("a", START_US, b"v" * 1000))
     assert code_of(node, craft.craft("b", START_US, b"v" * 1000)) == m.FULL
     assert code_of(node, craft.craft("c", START_US, b"v")) == 0, "a small one still fits"

@@ -76,7 +76,7 @@ def test_commit_takes_entries_certified_in_an_earlier_epoch_that_counts() -> Non
 
 
 def test_commit_to_a_full_node_of_young_entries_is_full() -> None:
-    node = node_of(bytes_max=3000)
+    node = node_of(bytes_max=4000)
     big = [craft.entry(node.configuration, craft.craft(k, START_US, b"v" * 1000)) for k in ("a", "b")]
     assert commit(node, *big) == bytes((m.OK, m.COMMIT_FULL))
     late_us = START_US + node.slots.age_us + 1
