@@ -19,7 +19,7 @@ OPERATIONS = ("store", "drop", "promise", "settle", "drop promise", "floor", "ac
 
 def new_slots() -> Slots:
     """Two recovering shards of room for a few entries, with a journal."""
-    slots = Slots(configuration_of(shards=2), floor_us=0, recovering=True, bytes_max=4000, promises_max=100)
+    slots = Slots(configuration_of(shards=2), floor_us=0, recovering=True, bytes_max=6000, promises_max=100)
     slots.journal = Journal()
     return slots
 
