@@ -29,7 +29,7 @@ KeyOption: TypeAlias = Annotated[
         "--key",
         "-k",
         envvar=KEY_VARIABLE,
-        help="A writer's key file. Unless given, the only one in keys/ beside cluster.toml.",
+        help="A writer's key file. To write, unless given, the only one in keys/ beside cluster.toml.",
         show_default=False,
     ),
 ]

@@ -29,6 +29,7 @@ KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key, 1 to 1
 def get(
     key: KeyArgument,
     cluster: ClusterOption = None,
+    key_file: KeyOption = None,
     namespace: NamespaceOption = None,
     proof: Annotated[
         Path | None,
@@ -40,11 +41,14 @@ def get(
 ) -> None:
     """Print the value of a key, as it is. Exit status 1: there is no such key.
 
-    Reading takes no key file. With --proof, the value can be shown to anybody: quorumcache verify FILE.
+    Reading takes a key file only where not anyone may read. With --proof, the value can be shown to anybody:
+    quorumcache verify FILE.
 
     Example: [bold]quorumcache get hello[/bold]
     """
-    connect = {"namespace": namespace, "data_keys": data_keys, "timeout": timeout}
+    connect: dict[str, Any] = {"namespace": namespace, "data_keys": data_keys, "timeout": timeout}
+    if key_file is not None:
+        connect["key"] = key_file
     found = _run(_get(cluster_path(cluster), connect, bytes_of(key), proof is not None, strict))
     if found is None:
         typer.echo(f"No value: there is no key {key!r}, or it has expired.", err=True)

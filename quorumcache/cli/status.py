@@ -94,6 +94,16 @@ def _print_table(configuration: Configuration, reports: list[NodeReport], works:
     for report in reports:
         if report.problem:
             console.print(f"[red]{escape(report.node.name)}:[/red] {escape(report.problem[:300])}")
+    denied: dict[str, float] = {}
+    for report in reports:
+        told = report.status.get("denied") if report.status is not None else None
+        if isinstance(told, dict):
+            for whom in list(told)[:20]:
+                denied[whom] = max(denied.get(whom, 0), _number(told, whom))
+    if denied:
+        # The most that any node says, since a write is denied at all of them.
+        most = sorted(denied.items(), key=lambda item: -item[1])[:5]
+        console.print(f"Denied: {escape(', '.join(f'{whom[:90]} {count:g}' for whom, count in most))}")
     answering = sum(report.status is not None for report in reports)
     console.print(
         f"\nCluster [bold]{escape(configuration.cluster_id)}[/bold], epoch {configuration.epoch}: "

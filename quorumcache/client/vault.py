@@ -58,7 +58,8 @@ def vault_for(configuration: Configuration, namespace: str, source: DataKeysSour
         return None
     if source is None:
         raise Misuse(
-            f"clients seal the values of the namespace {namespace!r}: name its file of data keys with data_keys=..."
+            f"clients seal the values of the namespace {namespace!r}: name the file of data keys "
+            "(data_keys=... or --data-keys)"
         )
     given = source(namespace) if callable(source) else source
     keys = given if isinstance(given, DataKeys) else read_data_keys(Path(given))

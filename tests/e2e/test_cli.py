@@ -4,10 +4,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -16,6 +18,8 @@ from typer.testing import CliRunner
 
 from quorumcache.cli import exits
 from quorumcache.cli.app import app
+from quorumcache.core.config import NamespaceInfo
+from quorumcache.wire.founding import found_cluster
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 WAIT_S_MAX = 30.0
@@ -71,6 +75,13 @@ class Up:
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     directory = tmp_path_factory.mktemp("up")
+    # A cluster that is there already, for a namespace that a fresh one would not have.
+    closed = NamespaceInfo("private", encryption="client", hide_keys=True, readers=("*",))
+    with ExitStack() as stack:
+        places = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        addresses = [f"127.0.0.1:{place.getsockname()[1]}" for place in places]
+    spaces = (NamespaceInfo("default"), closed)
+    found_cluster(addresses=addresses, namespaces=spaces, max_skew_us=100_000).write(directory)
     process = started(directory)
     children = children_of(process)
     try:
@@ -112,6 +123,28 @@ def test_any_bytes_go_in_by_standard_input_and_come_out_the_same(up: Up) -> None
     assert code == exits.MISUSE
     assert "1048576" in said
     assert up.run("get", "bytes")[1] == value
+
+
+def test_what_is_private_takes_the_right_key_and_the_data_keys(up: Up, tmp_path: Path) -> None:
+    data_keys = str(tmp_path / "data.keys")
+    assert up.run("keygen", data_keys, "--role", "data")[0] == exits.OK
+    private = ["-n", "private", "--data-keys", data_keys]
+    assert up.run("set", "secret", "value", *private)[0] == exits.OK
+    assert up.run("get", "secret", *private)[:2] == (exits.OK, b"value")
+    code, _, said = up.run("get", "secret", "-n", "private")
+    assert code == exits.MISUSE
+    assert "--data-keys" in said
+    up.environment["QUORUMCACHE_KEY"], kept = "", up.environment["QUORUMCACHE_KEY"]
+    try:
+        code, _, said = up.run("get", "secret", *private)
+    finally:
+        up.environment["QUORUMCACHE_KEY"] = kept
+    assert code == exits.DENIED
+    assert "a client without a key has no right to read" in said
+    others = str(tmp_path / "others.keys")
+    assert up.run("keygen", others, "--role", "data")[0] == exits.OK
+    # Hidden under another name, it is not even found.
+    assert up.run("get", "secret", "-n", "private", "--data-keys", others)[0] == exits.NOT_FOUND
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -12,6 +13,7 @@ from quorumcache.client import Client, DataKeys
 from quorumcache.core.config import NamespaceInfo
 from quorumcache.core.outcome import Found
 from quorumcache.errors import CannotOpen, InvalidValue, Misuse
+from quorumcache.gateway.http import HttpGateway
 from quorumcache.testing import LocalCluster
 from quorumcache.wire.proof import check_proof
 from quorumcache.wire.sealing import SEALED_BYTES_MORE, write_data_keys
@@ -165,3 +167,23 @@ async def test_a_proof_shows_the_sealed_value_only(cluster: LocalCluster) -> Non
     assert b"out of sight" not in proof
     proven = check_proof(proof, trusted_admins=cluster.configuration.admins)
     assert len(proven.value or b"") == len(value) + SEALED_BYTES_MORE
+
+
+async def test_the_http_api_serves_what_its_client_can_open(cluster: LocalCluster) -> None:
+    gateway = HttpGateway(await cluster.client(), host="127.0.0.1", port=0)
+    sealing = HttpGateway(await client_of(cluster, "default"), host="127.0.0.1", port=0)
+    await gateway.start()
+    await sealing.start()
+    try:
+        async with aiohttp.ClientSession() as http:
+            for port, status in ((sealing.port, 204), (gateway.port, 400)):
+                async with http.put(f"http://127.0.0.1:{port}/v1/sealed/k", data=b"out of sight") as response:
+                    assert response.status == status
+                    text = await response.text()
+            assert "clients seal the values of the namespace 'sealed'" in text
+            async with http.put(f"http://127.0.0.1:{gateway.port}/v1/default/k", data=b"v") as response:
+                assert response.status == 204
+    finally:
+        await gateway.stop()
+        await sealing.stop()
+    assert b"out of sight" not in kept(cluster)
