@@ -1,7 +1,8 @@
 """What storage in SQLite costs one node, without network or signatures: 128-byte values, prepared and committed in
-batches of 64 and one by one; and how long a node takes to start from what is stored, with how much memory.
+batches of 64 and one by one; how long a node takes to start from what is stored, with how much memory; and what a set
+and a get take of all processors in a cluster whose nodes have storage, beside one whose nodes have not (needs Linux).
 
-    python bench/storage.py [--entries N] [--json PATH]
+    python bench/storage.py [--entries N] [--rounds N] [--seconds S] [--json PATH]
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import gc
 import multiprocessing
 import os
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -18,7 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.cluster import arguments, make_cluster, write_json
+from bench import tls
+from bench.cluster import STORAGES, arguments, make_cluster, run_loop, running_cluster, write_json
 from bench.memory import resident_bytes
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
@@ -99,10 +102,27 @@ def load(configuration: Configuration, identity: Identity, directory: Path, entr
     return taken_s, grown_bytes
 
 
+def compare(figures: dict[str, float | int | str], rounds: int, seconds: float) -> None:
+    """Clusters with each storage, in turns: medians of operations a second, and of processor time."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        for kind in STORAGES:
+            with running_cluster(f=1, storage=kind) as (signed, writer, processes):
+                for name, figure in run_loop(tls.measure(signed, writer, processes, seconds)).items():
+                    found.setdefault((name, kind), []).append(figure)
+    for (name, kind), each in sorted(found.items()):
+        rate, cost_us = (statistics.median(column) for column in zip(*each, strict=True))
+        label = kind.replace("-", "_")
+        figures[f"{name}_c{tls.TASKS}_{label}_ops_per_s"] = round(rate)
+        figures[f"{name}_c{tls.TASKS}_{label}_processor_us"] = round(cost_us, 1)
+        print(f"{name} at {tls.TASKS} tasks, {kind}: {rate:,.0f} operations/s, {cost_us:.1f} us of processors each")
+
+
 def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--entries", type=int, default=100_000, metavar="N", help="with how many the node starts")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often clusters are compared")
     options = parser.parse_args()
     signed, keys, _ = make_cluster(1)
     configuration = signed.configuration
@@ -144,6 +164,7 @@ def main() -> None:
         f"{entries:,} entries: start-up {taken_s:.2f} s, {grown_bytes / entries:.0f} bytes of memory and "
         f"{size_bytes / entries:.0f} of disk each"
     )
+    compare(figures, options.rounds, options.seconds)
     write_json(options.json, figures)
 
 

@@ -323,9 +323,13 @@ def read_shards(database: sqlite3.Connection) -> Iterator[tuple[int, int, bool]]
 def _checked(
     database: sqlite3.Connection, query: str, kinds: tuple[type[bytes] | None, ...]
 ) -> Iterator[tuple[Any, ...]]:
-    """The query's rows, of which the columns after the first are of these kinds (None: bytes or NULL)."""
+    """The query's rows: a number, columns of these kinds (None: bytes or NULL), and numbers. In a damaged database any
+    column may hold anything."""
+    end = 1 + len(kinds)
     for row in database.execute(query):
-        for value, kind in zip(row[1:], kinds, strict=False):
+        for value, kind in zip(row[1:end], kinds, strict=True):
             if type(value) is not bytes and (kind is not None or value is not None):
                 raise Damaged(f"row {row[0]} has a value of another kind")
+        if type(row[0]) is not int or any(type(value) is not int for value in row[end:]):
+            raise Damaged(f"row {row[0]} has something else for a number")
         yield row

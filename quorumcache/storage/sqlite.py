@@ -160,6 +160,8 @@ class SqliteStorage:
         return False
 
     def _connect(self, directory: Directory) -> sqlite3.Connection:
+        # For its owner only; the log and its index take after it.
+        os.close(os.open(directory.database, os.O_RDWR | os.O_CREAT, 0o600))
         database = sqlite3.connect(directory.database, isolation_level=None, cached_statements=64, timeout=5.0)
         self._database = database
         database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")

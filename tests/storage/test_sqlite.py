@@ -185,6 +185,14 @@ def test_a_machine_that_does_not_tell_its_boots_apart_counts_as_another(tmp_path
     assert loaded(tmp_path / "a", boot="") is not None
 
 
+def test_what_is_stored_is_for_its_owner_only(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "a")
+    modes = {path.name: path.stat().st_mode & 0o077 for path in (tmp_path / "a").glob("entries*")}
+    assert set(modes) == {FILES[0], FILES[1], "entries.sqlite-shm"}
+    assert not any(modes.values())
+    kept.storage.close()
+
+
 def test_a_database_without_its_mark_does_not_count(tmp_path: Path) -> None:
     Kept(tmp_path).storage.close()
     (tmp_path / "state.json").unlink()
