@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quorumcache.version import VERSION
 
 if TYPE_CHECKING:
-    from quorumcache.client import Client, DataKeys, SyncClient
+    from quorumcache.client import Client, DataKeys, Page, SyncClient
     from quorumcache.client.database import (
         Change,
         PostgresStore,
@@ -56,6 +56,7 @@ __all__ = [
     "KeyFileError",
     "Misuse",
     "OutcomeUnknown",
+    "Page",
     "PeerMisbehaved",
     "PermissionDenied",
     "PostgresStore",
@@ -74,7 +75,7 @@ __all__ = [
 
 __version__ = VERSION
 
-_CLIENTS: Final = ("Client", "DataKeys", "SyncClient")
+_CLIENTS: Final = ("Client", "DataKeys", "Page", "SyncClient")
 _DATABASE: Final = ("Change", "PostgresStore", "ReadThrough", "SqliteStore", "Store", "WriteBehind", "WriteThrough")
 _HOMES: Final = {
     **dict.fromkeys(_CLIENTS, "quorumcache.client"),

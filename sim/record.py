@@ -33,6 +33,8 @@ KINDS: Final = (
     "OutlineReply",
     "Fields",
     "FieldsReply",
+    "Scan",
+    "ScanReply",
 )
 KIND_OF: Final[dict[type, int]] = {getattr(m, name): number for number, name in enumerate(KINDS)}
 MESSAGE_COLUMNS: Final = ("sent_us", "arrived_us", "source", "target", "kind", "id")

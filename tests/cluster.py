@@ -170,6 +170,12 @@ class Client:
         self.core.read(slot(key), token, full=full)
         return token
 
+    def scan(self, prefix: bytes = b"", start: m.Position | None = None, count: int = 100) -> object:
+        """Queue a part of the listing of the namespace "test"."""
+        token = ("scan", next(self._tokens))
+        self.core.scan(b"test", prefix, start or m.Position(0), count, token)
+        return token
+
     def take(self) -> list[tuple[int, m.Request]]:
         """Flush, and take what is to be sent: (node, request) pairs."""
         self.core.flush(self.cluster.now_us)

@@ -83,6 +83,8 @@ class Speech:
                 craft.commit_batch(configuration, batch),
             ]
         )
+        keys = st.sampled_from([key.encode() for key in KEYS]) | bytes_
+        places = st.builds(m.Position, st.integers(0, 9) | st.integers(0, (1 << 16) - 1), st.just(b"") | keys)
         self.requests = real_requests | st.one_of(
             st.builds(
                 m.Prepare, IDS, configurations, groups, writers, signatures, st.lists(headers, min_size=1, max_size=4)
@@ -101,6 +103,16 @@ class Speech:
             st.builds(m.Ping, IDS, configurations),
             st.builds(m.Outline, IDS, configurations, slots),
             st.builds(m.Fields, IDS, configurations, slots, st.binary(min_size=1, max_size=4), slots, bytes_),
+            st.builds(
+                m.Scan,
+                IDS,
+                configurations,
+                groups,
+                st.sampled_from([b"test", b"other"]),
+                st.sampled_from([b"", b"a", b"bc"]),
+                places,
+                st.integers(1, 1024),
+            ),
         )
         refusals = st.builds(
             m.Refusal,
@@ -134,4 +146,14 @@ class Speech:
             st.builds(m.FieldsReply, IDS, TIMES, bytes_, st.binary(max_size=64), st.lists(self.entries), st.booleans()),
             st.builds(m.Reject, IDS, TIMES, st.integers(0, 7) | INTS, st.text(max_size=5)),
             st.builds(m.Pong, IDS, TIMES),
+            st.integers(0, 4).flatmap(
+                lambda count: st.builds(
+                    m.ScanReply,
+                    IDS,
+                    TIMES,
+                    st.lists(keys, min_size=count, max_size=count),
+                    st.sampled_from([bytes(32 * count), b"\x01" * 32 * count]) | st.binary(max_size=96),
+                    st.none() | places,
+                )
+            ),
         )

@@ -51,6 +51,8 @@ refusals = st.builds(m.Refusal, positions, st.integers(1, 8), times, st.none() |
 items = st.builds(m.Item, positions, headers, small, paths)
 bundles = st.builds(m.Bundle, certificates, small, st.lists(items, min_size=1, max_size=3))
 
+places = st.builds(m.Position, st.integers(0, (1 << 16) - 1), small)
+
 requests = st.one_of(
     st.builds(m.Prepare, ids, hashes, group_ids, hashes, signatures, st.lists(headers, min_size=1, max_size=3)),
     st.builds(m.Commit, ids, hashes, st.lists(bundles, min_size=1, max_size=2)),
@@ -60,6 +62,7 @@ requests = st.one_of(
     st.builds(m.Ping, ids, hashes),
     st.builds(m.Outline, ids, hashes, slots),
     st.builds(m.Fields, ids, hashes, slots, st.binary(min_size=1, max_size=4), slots, small),
+    st.builds(m.Scan, ids, hashes, group_ids, st.binary(min_size=1, max_size=64), small, places, st.integers(1, 1024)),
 )
 replies = st.one_of(
     st.builds(m.PrepareReply, ids, times, small, st.just(b"") | signatures, st.lists(refusals, max_size=3)),
@@ -71,4 +74,5 @@ replies = st.one_of(
     st.builds(m.FieldsReply, ids, times, st.binary(max_size=48), small, st.lists(entries, max_size=2), st.booleans()),
     st.builds(m.Reject, ids, times, st.integers(0, 9), st.text(max_size=400)),
     st.builds(m.Pong, ids, times),
+    st.builds(m.ScanReply, ids, times, st.lists(small, max_size=4), small, st.none() | places),
 )

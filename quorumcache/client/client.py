@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Self, TypeVar, overload
 from quorumcache.client.bulk import Many, Part, error_of
 from quorumcache.client.collections.methods import Handles
 from quorumcache.client.engine import Engine, now_us
+from quorumcache.client.listing import Lists
 from quorumcache.client.serializers import Serializer, serializer_of
 from quorumcache.client.vault import DataKeysSource, Vault, vault_for
 from quorumcache.core.config import Configuration, SignedConfiguration
@@ -60,7 +61,7 @@ def load_cluster(cluster: str | os.PathLike[str] | SignedConfiguration) -> Signe
     return cluster
 
 
-class Client(Handles):
+class Client(Handles, Lists):
     """A client of a cluster, for asyncio.
 
     Open it with `await Client.connect(...)` and close it with `await client.close()`, or use it in `async with`:
@@ -360,9 +361,13 @@ class Client(Handles):
         engine.kick()
         return await future
 
-    async def _many(self, slots: list[bytes], writes: list[tuple[bytes, int, int]] | None) -> list[Outcome]:
+    async def _many(
+        self, slots: list[bytes], writes: list[tuple[bytes, int, int]] | None, part: type[Part] = Part
+    ) -> list[Outcome]:
         if len(slots) > MANY_MAX:
             raise Misuse(f"{len(slots)} keys in one call; at most {MANY_MAX} are allowed: split it")
+        if not slots:
+            return []
         engine = self._engine
         self._check_usable()
         core = engine.core
@@ -373,7 +378,7 @@ class Client(Handles):
                     engine.kick()
                     await engine.admitted()
                 if writes is None:
-                    core.read(slot, Part(many, i))
+                    core.read(slot, part(many, i))
                 else:
                     value, kind, expires_at_us = writes[i]
                     core.write(slot, kind, value, expires_at_us, Part(many, i), seal=self._seal)

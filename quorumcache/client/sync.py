@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from quorumcache.client.client import Client, Key
 from quorumcache.client.collections.sync import SyncCounter, SyncMap, SyncSet, SyncSiblings
+from quorumcache.client.listing import LIMIT, Page
 from quorumcache.client.serializers import Serializer
 from quorumcache.client.vault import DataKeysSource
 from quorumcache.core.config import SignedConfiguration
@@ -146,6 +147,28 @@ class SyncClient:
     def siblings(self, key: Key, *, ttl: float | None = None) -> SyncSiblings:
         """See `Client.siblings`."""
         return SyncSiblings(self._client.siblings(key, ttl=ttl), self._run)
+
+    def scan(self, prefix: Key = "", limit: int = LIMIT, cursor: str | None = None) -> Page:
+        """See `Client.scan`."""
+        return self._run(self._client.scan(prefix, limit, cursor))
+
+    def keys(self, prefix: Key = "") -> Iterator[Key]:
+        """See `Client.keys`."""
+        cursor = None
+        while True:
+            page = self.scan(prefix, LIMIT, cursor)
+            yield from page.keys
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    def delete_prefix(self, prefix: Key) -> int:
+        """See `Client.delete_prefix`."""
+        return self._run(self._client.delete_prefix(prefix))
+
+    def clear(self) -> int:
+        """See `Client.clear`."""
+        return self._run(self._client.clear())
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if self._closed or not self._thread.is_alive():

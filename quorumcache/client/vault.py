@@ -31,6 +31,11 @@ class Vault:
         self._keys = keys
         self._hides = info.hide_keys
 
+    @property
+    def hides_keys(self) -> bool:
+        """Whether nodes see a keyed hash in place of each key."""
+        return self._hides
+
     def name_of(self, key: bytes) -> bytes:
         """What nodes see of a key."""
         return self._keys.hidden_name(key) if self._hides else key

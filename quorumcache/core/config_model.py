@@ -176,6 +176,14 @@ class Configuration:
         return tuple(found)
 
     @cached_property
+    def shards_of_groups(self) -> dict[bytes, tuple[int, ...]]:
+        """The numbers of each group's shards, ascending, by its id; groups in the order of their first shards."""
+        found: dict[bytes, list[int]] = {}
+        for shard, group in enumerate(self.shard_groups):
+            found.setdefault(group.id, []).append(shard)
+        return {group_id: tuple(shards) for group_id, shards in found.items()}
+
+    @cached_property
     def _shard_orders(self) -> list[tuple[int, ...]]:
         nodes = self.nodes
         keys, weights, zones = [x.key for x in nodes], [x.weight for x in nodes], [x.zone for x in nodes]

@@ -1,9 +1,9 @@
 """The client's side of the protocol, for many operations at once (protocol 4).
 
-Operations are queued by `read` and `write`, and leave together at `flush`: one batch per group. `receive` takes
+Operations are queued by `read`, `write` and `scan`, and leave together at `flush`: one batch per group. `receive` takes
 replies, `wake` time. What is to be sent collects in `outbox`, what ended in `done`; `deadline_us` is when to wake it
-next. Each operation is a machine of its own (read.py, settle.py, write.py); this module queues, numbers, routes and
-times them.
+next. Each operation is a machine of its own (read.py, settle.py, write.py, scan.py); this module queues, numbers,
+routes and times them.
 It must not know sockets, futures or keys.
 """
 
@@ -24,6 +24,7 @@ from quorumcache.core.outcome import DENIED, UNAVAILABLE, Failed, Outcome
 from quorumcache.core.read import ReadBatch
 from quorumcache.core.refusal import FieldWrite, PendingWrite
 from quorumcache.core.rights import READ
+from quorumcache.core.scan import ScanPart
 from quorumcache.core.settle import Settle
 from quorumcache.core.settlekey import SettleKey
 from quorumcache.core.types import FIELD_TYPES
@@ -79,6 +80,7 @@ class Coordinator:
         self._timer_count = 0
         self._reads: dict[bytes, list[Token]] = {}
         self._full_reads: dict[bytes, list[Token]] = {}
+        self._scans: list[tuple[bytes, bytes, m.Position, int, Token]] = []
         self._ready: dict[bytes, PendingWrite] = {}
         self._in_flight: dict[bytes, PendingWrite] = {}
         self._behind: dict[bytes, PendingWrite] = {}
@@ -96,6 +98,7 @@ class Coordinator:
             "write_attempts": 0,
             "writes_overtaken": 0,
             "lies_rejected": 0,
+            "keys_doubted": 0,
         }
 
     # --- what the driver calls ---
@@ -115,6 +118,15 @@ class Coordinator:
         else:
             # A read joins another only while that one has not been sent (protocol 4).
             waiting.append(token)
+
+    def scan(self, namespace: bytes, prefix: bytes, start: m.Position, count: int, token: Token) -> None:
+        """Queue the listing of the keys of a namespace that begin with `prefix`, in the group of the shard of `start`
+        and from there on. It ends as `Listed`, usually with `count` keys, or up to the group's end."""
+        rights = self.configuration.rights_table
+        if rights.may(self.writer or b"", READ, namespace, prefix):
+            self._scans.append((namespace, prefix, start, count, token))
+        else:
+            self.done.append((token, Failed(DENIED, rights.missing(self.writer or b"", READ, namespace, prefix))))
 
     def write(
         self,
@@ -177,6 +189,10 @@ class Coordinator:
             full_reads, self._full_reads = self._full_reads, {}
             for group, slots in self._by_group(full_reads):
                 self.settle(group, slots, [full_reads[slot] for slot in slots], now_us, now_us)
+        if self._scans:
+            scans, self._scans = self._scans, []
+            for namespace, prefix, start, count, token in scans:
+                self.schedule(ScanPart(self, namespace, prefix, start, count, token, now_us))
         if self._ready:
             ready, self._ready = self._ready, {}
             self._in_flight.update(ready)
@@ -235,6 +251,8 @@ class Coordinator:
                 for tokens in queue.values():
                     self.finish(tokens, closed)
                 queue.clear()
+            self.finish([scan[-1] for scan in self._scans], closed)
+            self._scans.clear()
             for writes in (self._behind, self._ready):
                 for write in writes.values():
                     self.finish(write.tokens, closed)
@@ -261,7 +279,8 @@ class Coordinator:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is queued or in flight."""
-        return not (self._routes or self._reads or self._full_reads or self._ready or self._in_flight)
+        queued = self._reads or self._full_reads or self._scans or self._ready
+        return not (self._routes or queued or self._in_flight)
 
     def reachable(self, node: int, reachable: bool) -> None:
         """The driver's news of a node: those that cannot be reached are not asked for values first."""

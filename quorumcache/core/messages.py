@@ -1,8 +1,8 @@
 """Every message of the protocol, in one table (`REQUESTS`, `REPLIES`).
 
-Shapes and bounds only: what a node or a client does with them is in node.py, read.py and write.py; how they become
-bytes is in wire/codec.py. A reply carries its request's id, which serves as the nonce of the protocol page, and the
-node's clock at the time of the answer.
+Shapes and bounds only: what a node or a client does with them is in node.py, read.py, write.py and beside them; how
+they become bytes is in wire/codec.py. A reply carries its request's id, the nonce of the protocol page, and
+the node's clock at the time of the answer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from msgspec import Meta
 from quorumcache.core.model import (
     BATCH_COUNT_MAX,
     HEADER_BYTES_MAX,
+    KEY_BYTES_MAX,
+    NAMESPACE_BYTES_MAX,
     SALT_BYTES,
     SLOT_BYTES_MAX,
     VALUE_BYTES_MAX,
@@ -37,6 +39,9 @@ GROUP_NODES_MAX: Final = 100
 #: An outline has the entries themselves where headers, values and proofs are within this.
 OUTLINE_BYTES_MAX: Final = 256 << 10
 FIELDS_KNOWN_MAX: Final = 65_536
+SCAN_KEYS_MAX: Final = 1024
+#: A node stops listing once the keys of a reply have so many bytes: they may exceed it by one key.
+SCAN_BYTES_MAX: Final = 128 << 10
 
 Id = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 TimeUs = Annotated[int, Meta(ge=0, le=(1 << 62))]
@@ -281,9 +286,45 @@ class Pong(Reply, tag=13):
     """The answer to a ping: the clock is in every reply."""
 
 
-AnyRequest = Prepare | Commit | Read | ReadFull | Report | Ping | Outline | Fields
+class Position(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A place in the listing of a group: after this key of the shard or, where it is empty, at the shard's start."""
+
+    shard: Annotated[int, Meta(ge=0, lt=1 << 16)]
+    after: Annotated[bytes, Meta(max_length=KEY_BYTES_MAX)] = b""
+
+
+class Scan(Request, tag=18):
+    """Which keys of a namespace begin with `prefix`, from `start` on, in the group's shards? At most `count` keys."""
+
+    group: GroupId
+    namespace: Annotated[bytes, Meta(min_length=1, max_length=NAMESPACE_BYTES_MAX)]
+    prefix: Annotated[bytes, Meta(max_length=KEY_BYTES_MAX)]
+    start: Position
+    count: Annotated[int, Meta(ge=1, le=SCAN_KEYS_MAX)]
+
+
+class ScanReply(Reply, tag=19):
+    """Keys in the order of (shard, slot), with 32 bytes each in `digests`: what a read of it would report. `stop` is
+    where to go on: after the last key, where `count` keys or SCAN_BYTES_MAX bytes of keys are listed, or at the start
+    of a later shard; None where nothing follows in this group."""
+
+    keys: Annotated[list[Annotated[bytes, Meta(max_length=KEY_BYTES_MAX)]], Meta(max_length=SCAN_KEYS_MAX)]
+    digests: Annotated[bytes, Meta(max_length=32 * SCAN_KEYS_MAX)]
+    stop: Position | None
+
+
+AnyRequest = Prepare | Commit | Read | ReadFull | Report | Ping | Outline | Fields | Scan
 AnyReply = (
-    PrepareReply | CommitReply | ReadReply | ReadFullReply | ReportReply | Reject | Pong | OutlineReply | FieldsReply
+    PrepareReply
+    | CommitReply
+    | ReadReply
+    | ReadFullReply
+    | ReportReply
+    | Reject
+    | Pong
+    | OutlineReply
+    | FieldsReply
+    | ScanReply
 )
 
 
@@ -304,4 +345,5 @@ TABLE: Final[dict[type[Request], type[Reply]]] = {
     Ping: Pong,
     Outline: OutlineReply,
     Fields: FieldsReply,
+    Scan: ScanReply,
 }

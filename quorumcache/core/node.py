@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from quorumcache.core import fields, merkle
+from quorumcache.core import fields, listing, merkle
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import (
     Batch,
@@ -148,6 +148,8 @@ class Node:
                 return fields.outline(self, request, now_us)  # type: ignore[arg-type]
             if kind is m.Fields:
                 return fields.fields(self, request, now_us)  # type: ignore[arg-type]
+            if kind is m.Scan:
+                return listing.scan(self, request, now_us)  # type: ignore[arg-type]
         except Malformed as fault:
             return m.Reject(request.id, now_us, m.BAD_FORM, str(fault))
         return m.Reject(request.id, now_us, m.BAD_FORM, f"no node answers a {name}")
@@ -167,6 +169,11 @@ class Node:
                 return ""
             self._denied(client, "report")
             return "reports of what a shard holds are for the cluster's nodes"
+        if isinstance(request, m.Scan):
+            if rights.may(client, READ, request.namespace, request.prefix):
+                return ""
+            self._denied(client, READ)
+            return rights.missing(client, READ, request.namespace, request.prefix)
         for slot in m.slots_read_by(request):
             if not rights.may_read(client, slot):
                 namespace, name, _ = slot_parts(slot)

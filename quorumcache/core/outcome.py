@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from quorumcache.core.messages import Position
 from quorumcache.core.model import Entry
 
 
@@ -36,6 +37,15 @@ class Written(msgspec.Struct, frozen=True, gc=False):
     generation: bytes = b""
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """A part of a group's listing: keys in order; those at the places in `doubtful` count only where a read finds them.
+    `stop` is where to go on, None at the group's end."""
+
+    keys: list[bytes]
+    doubtful: list[int]
+    stop: Position | None
+
+
 #: Kinds of `Failed`.
 UNAVAILABLE = "unavailable"
 DENIED = "denied"
@@ -50,4 +60,4 @@ class Failed(msgspec.Struct, frozen=True):
     detail: str
 
 
-Outcome = Found | Missed | Written | Failed
+Outcome = Found | Missed | Written | Listed | Failed

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Final
 
 from quorumcache.core.model import header_stamp, header_writer
-from quorumcache.core.outcome import Found, Missed, Outcome, Written
+from quorumcache.core.outcome import Failed, Found, Missed, Outcome, Written
 
 EXAMPLES_MAX: Final = 5
 _SALT_BYTES: Final = 16
@@ -84,7 +84,7 @@ class History:
             self._ended[key].append((self._sequence, outcome.stamp))
         elif isinstance(outcome, Missed):
             self._missed += 1
-        else:
+        elif isinstance(outcome, Failed):
             self._failed.append(f"{key}: {outcome.kind}: {outcome.detail}")
 
     def check(self) -> Verdict:

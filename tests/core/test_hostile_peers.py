@@ -100,6 +100,7 @@ def test_a_client_takes_any_reply_from_a_liar_and_every_operation_ends(data: st.
     tokens: list[tuple[Client, object]] = []
     for key in KEYS:
         tokens += [(client, client.read(key)), (client, client.write(key, b"v")), (client, client.read(key, full=True))]
+        tokens.append((client, client.scan()))
         client.run()
     finish_all(cluster, [client], tokens)
     outcomes = [client.outcomes[t] for _, t in tokens]
@@ -116,6 +117,7 @@ def test_a_client_among_liars_only_ends_every_operation_all_the_same(
     client = cluster.client()
     tokens = [(client, client.write(key, b"v")) for key in KEYS]
     tokens += [(client, client.read(key, full=full)) for key in KEYS]
+    tokens += [(client, client.scan(count=1 + len(key))) for key in KEYS]
     client.take()
     for node, reply, passed_us in replies:
         ids = list(client.core._routes)

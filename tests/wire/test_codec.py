@@ -130,6 +130,16 @@ def over_bounds() -> dict[str, m.Request | m.Reply]:
         "bitmap": m.PrepareReply(1, 1, bytes(129), b"", []),
         "detail": m.Reject(1, 1, 1, "x" * 401),
         "entries": m.ReportReply(1, 1, 1, [draft.entry()] * 65, False),
+        "namespace": m.Scan(1, zero, group, bytes(65), b"", m.Position(0), 1),
+        "no namespace": m.Scan(1, zero, group, b"", b"", m.Position(0), 1),
+        "prefix": m.Scan(1, zero, group, b"n", bytes(1025), m.Position(0), 1),
+        "place": m.Scan(1, zero, group, b"n", b"", m.Position(1 << 16), 1),
+        "after": m.Scan(1, zero, group, b"n", b"", m.Position(0, bytes(1025)), 1),
+        "no count": m.Scan(1, zero, group, b"n", b"", m.Position(0), 0),
+        "count": m.Scan(1, zero, group, b"n", b"", m.Position(0), 1025),
+        "keys": m.ScanReply(1, 1, [b"k"] * 1025, b"", None),
+        "key": m.ScanReply(1, 1, [bytes(1025)], b"", None),
+        "digests": m.ScanReply(1, 1, [b"k"], bytes(32 * 1024 + 1), None),
         "bundles": m.Commit(1, zero, [bundle] * 1025),
     }
 
@@ -166,7 +176,7 @@ def test_requests_are_no_replies() -> None:
 def test_the_table_is_complete() -> None:
     """Habit 10: every request has its reply, and every message its own number."""
     numbers = [kind.__struct_config__.tag for kind in {*m.TABLE, *m.TABLE.values(), m.Reject}]
-    assert sorted(numbers) == list(range(1, 18))
+    assert sorted(numbers) == list(range(1, 20))
 
 
 def test_whole_values_are_canonical() -> None:

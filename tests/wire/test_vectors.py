@@ -118,6 +118,8 @@ def every_message() -> list[m.Request | m.Reply]:
         m.Reject((1 << 63) - 1, clock_us, m.OVERLOADED, "too busy"),
         m.Ping(0, digest),
         m.Pong(0, clock_us),
+        m.Scan(6, digest, draft.group, b"test", b"f", m.Position(7, b"fifth"), 1000),
+        m.ScanReply(6, clock_us, [b"first"], digest_of(draft.headers[0]), m.Position(8)),
     ]
 
 
