@@ -18,7 +18,7 @@ from quorumcache.core import merkle
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import grant_string
 from quorumcache.core.config import Configuration
-from quorumcache.core.model import ABSENT, Entry, digest_of, value_hash_of
+from quorumcache.core.model import ABSENT, Entry, digest_of, slot_of, value_hash_of
 from quorumcache.core.node import Node
 from quorumcache.core.quorum import full_bitmap
 from quorumcache.core.slots import Held
@@ -299,6 +299,34 @@ class WithholdsValues(Behaviour):
         return reply
 
 
+class LyingListing(Behaviour):
+    """A node that hides keys, makes some up, and never comes to an end."""
+
+    name = "lying-listing"
+    lie = "leaves out every other key of a listing and names keys that nobody wrote, as many as it may; else is honest"
+
+    def twist(self, node: Node, request: m.Request, reply: m.Reply) -> m.Reply | None:
+        if not isinstance(request, m.Scan) or not isinstance(reply, m.ScanReply):
+            return reply
+        if self.told % 2:
+            return replace(reply, keys=reply.keys[::2], digests=os.urandom(32 * len(reply.keys[::2])), stop=None)
+        # In order and in their shards, so that only reads unmask them; shorter than others, so that they come first.
+        shard, made = request.start.shard, []
+        for number in range(1 << 16):
+            key = request.prefix + number.to_bytes(2, "big")
+            slot = slot_of(request.namespace, key)
+            if node.configuration.shard_of(slot) == shard and (len(key), key) > (
+                len(request.start.after),
+                request.start.after,
+            ):
+                made.append(key)
+                if len(made) == request.count:
+                    break
+        full = len(made) == request.count
+        stop = m.Position(shard, made[-1]) if full else None
+        return replace(reply, keys=made, digests=os.urandom(32 * len(made)), stop=stop)
+
+
 class LyingClock(Behaviour):
     """A node out of its time."""
 
@@ -322,6 +350,7 @@ LIES: Final[tuple[type[Behaviour], ...]] = (
     LyingFloor,
     GarbageFrames,
     RefusesEverything,
+    LyingListing,
     LyingClock,
 )
 _ALL: Final[tuple[type[Behaviour], ...]] = (Behaviour, *LIES)

@@ -21,6 +21,7 @@ async def _exercise(cluster: LocalCluster, liars: list[int], rounds: int = 6) ->
             for client in (reader, b if turn % 2 else a):
                 found = await client.get_many(KEYS)
                 assert found == {key: str(number).encode() for key, number in latest.items()}
+                assert sorted((await client.scan("k")).keys) == sorted(KEYS)
                 for key in KEYS[:3]:
                     assert await client.get(key) == str(latest[key]).encode()
             told = [(await cluster.status(liar))["lying"]["told"] for liar in liars]
