@@ -56,6 +56,11 @@ async def test_each_may_do_what_the_configuration_says(cluster: LocalCluster) ->
         with pytest.raises(PermissionDenied, match=words):
             await denied()
     assert await owner.get("mine") == SECRET
+    assert set((await owner.scan()).keys) == {"mine", "shared/a", "shared/b"}
+    assert set((await guest.scan("shared/")).keys) == {"shared/a", "shared/b"}
+    for client, prefix in ((guest, ""), (guest, "share"), (guest, "mine"), (stranger, "shared/")):
+        with pytest.raises(PermissionDenied, match="no right to read in namespace closed"):
+            await client.scan(prefix)
     # What is not closed is as open as ever.
     await guest.within("default").set("k", b"v")
     assert await stranger.within("default").get("k") == b"v"
@@ -74,6 +79,10 @@ async def test_a_node_gives_nothing_to_whoever_asks_by_hand(cluster: LocalCluste
         m.ReadFull(3, digest, [slot]),
         m.Outline(4, digest, slot),
         m.Fields(5, digest, slot, b"\0", b"", b""),
+        *(
+            m.Scan(500 + i, digest, configuration.shard_groups[0].id, b"closed", prefix, m.Position(0), 9)
+            for i, prefix in enumerate((b"", b"m", b"mine", b"share"))
+        ),
         *(m.Report(6 + shard, digest, shard, b"") for shard in range(configuration.shards)),
     ]
     async with aiohttp.ClientSession() as http:
@@ -89,7 +98,7 @@ async def test_a_node_gives_nothing_to_whoever_asks_by_hand(cluster: LocalCluste
     node = cluster.node(0)
     assert sum(node.node.denied_counts.values()) == len(requests)
     told = node.status()["denied"]
-    assert told[f"{who or 'a client without a key'}: read"] == 5
+    assert told[f"{who or 'a client without a key'}: read"] == 9
 
 
 async def test_a_session_has_the_rights_of_the_key_that_it_proved_and_no_others(cluster: LocalCluster) -> None:
