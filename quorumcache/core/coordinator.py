@@ -20,15 +20,15 @@ from quorumcache.core.config import Configuration, Group
 from quorumcache.core.generations import Generations
 from quorumcache.core.machine import Machine
 from quorumcache.core.model import BATCH_COUNT_MAX, DELETE, METADATA_BYTES_MAX, TIME_US_MAX, VALUE_BYTES_MAX, slot_parts
-from quorumcache.core.outcome import DENIED, UNAVAILABLE, Failed, Outcome
+from quorumcache.core.outcome import DENIED, UNAVAILABLE, UNKNOWN, Failed, Outcome
 from quorumcache.core.read import ReadBatch
 from quorumcache.core.refusal import FieldWrite, PendingWrite
 from quorumcache.core.rights import READ
 from quorumcache.core.scan import ScanPart
 from quorumcache.core.settle import Settle
 from quorumcache.core.settlekey import SettleKey
-from quorumcache.core.types import FIELD_TYPES
-from quorumcache.core.types.base import base_slot_of, is_base_slot
+from quorumcache.core.types import FIELD_TYPES, FieldType
+from quorumcache.core.types.base import GENERATION_BYTES, base_slot_of, is_base_slot
 from quorumcache.core.write import WriteBatch
 
 _AHEAD_MAX: Final = 4096
@@ -155,8 +155,10 @@ class Coordinator:
             raise ValueError("a delete has neither a value nor a time to expire")
         if len(value) > VALUE_BYTES_MAX:
             raise ValueError(f"a value has at most {VALUE_BYTES_MAX} bytes, not {len(value)}")
-        if not callable(metadata) and len(metadata) > METADATA_BYTES_MAX:
-            raise ValueError(f"metadata has at most {METADATA_BYTES_MAX} bytes, not {len(metadata)}")
+        keyed = bool(self.types) and self.is_keyed(slot)
+        metadata_bytes_max = METADATA_BYTES_MAX - (GENERATION_BYTES if keyed else 0)
+        if not callable(metadata) and len(metadata) > metadata_bytes_max:
+            raise ValueError(f"metadata has at most {metadata_bytes_max} bytes here, not {len(metadata)}")
         if not 0 <= expires_at_us <= TIME_US_MAX:
             raise ValueError(f"a time to expire is 0 to {TIME_US_MAX} microseconds, not {expires_at_us}")
         if self.sign is None:
@@ -165,7 +167,11 @@ class Coordinator:
         queue = self._behind if slot in self._in_flight else self._ready
         before = queue.get(slot)
         write: PendingWrite
-        if self.types and self.is_keyed(slot) and not (kind == DELETE and is_base_slot(slot)):
+        if keyed and before is not None and before.kind == DELETE and is_base_slot(slot):
+            # A new time to live does not undo the deletion of a key that it was queued behind: it is ordered before.
+            before.tokens.append(token)
+            return
+        if keyed and not (kind == DELETE and is_base_slot(slot)):
             write = FieldWrite(slot, kind, value, expires_at_us, metadata, [token], base_expires_at_us)
         else:
             assert not callable(metadata), "only fields have a generation"
@@ -365,6 +371,9 @@ class Coordinator:
 
     def finish_write(self, write: PendingWrite, outcome: Outcome) -> None:
         """A write ended; what collapsed behind it becomes ready."""
+        if isinstance(outcome, Failed) and isinstance(write, FieldWrite) and write.committed:
+            # Under one generation or another it was sent out for good, and may have been seen, or may yet be.
+            outcome = Failed(UNKNOWN, f"it was sent, but not confirmed, and may have taken effect: {outcome.detail}")
         self.finish(write.tokens, outcome)
         del self._in_flight[write.slot]
         if write.on_end is not None:
@@ -376,6 +385,10 @@ class Coordinator:
     def is_keyed(self, slot: bytes) -> bool:
         """Whether the slot is of a key with fields."""
         return slot[: 1 + slot[0]] in self.types
+
+    def type_of(self, slot: bytes) -> FieldType:
+        """The type of a key with fields."""
+        return self.types[slot[: 1 + slot[0]]]
 
     def is_in_flight(self, slot: bytes) -> bool:
         """Whether a write of this slot is on its way."""

@@ -157,6 +157,10 @@ def store(node: Node, kind: FieldType, header: Header, held: Held, now_us: int) 
         if before is not None and stamp <= before.stamp:
             return m.OK
         if kind.replaces and kind.replaced(header.raw, [field.header for field in key.fields.values()]):
+            if slots.frozen and slot in slots.open:
+                return m.COMMIT_FULL
+            # It is not stored, so nothing but the barrier tells that its stamp was promised.
+            key.raise_barrier(header.time_us)
             slots.settle_promises(slot, stamp, rank)
             return m.OK
     if not slots.store(slot, held, now_us):

@@ -74,7 +74,7 @@ class Generations:
                 self._creating[slot].append(write)
                 continue
             entry = self._known.get(slot)
-            if entry is not None and not self._has_expired(entry, now_us):
+            if entry is not None and not self._has_expired(entry, now_us) and not self._was_tried(write, entry):
                 self._know(write, entry)
                 ready.append([write])
                 continue
@@ -86,8 +86,14 @@ class Generations:
             self._learn(slot, now_us)
         return ready
 
+    def _was_tried(self, write: FieldWrite, entry: Entry) -> bool:
+        """Whether it was committed under this very generation already, so that it may have been seen there: proposed
+        again, it would show its value twice."""
+        return write.committed == generation_of(entry.header)
+
     def _know(self, write: FieldWrite, entry: Entry) -> None:
         write.creates = None
+        write.blocked = False
         write.metadata = generation_of(entry.header)
 
     def _has_expired(self, entry: Entry, now_us: int) -> bool:
@@ -109,9 +115,14 @@ class Generations:
         if isinstance(outcome, Found):
             assert outcome.entry is not None
             self.known(outcome.entry)
-            for write in writes:
+            fresh = [write for write in writes if not self._was_tried(write, outcome.entry)]
+            for write in fresh:
                 self._know(write, outcome.entry)
-            context.propose([[write] for write in writes], now_us)
+            for write in writes:
+                if self._was_tried(write, outcome.entry):
+                    write.trouble = "too few nodes confirm it, yet they name its generation"
+                    self._later(write, now_us)
+            context.propose([[write] for write in fresh], now_us)
             return
         self._known.pop(slot, None)
         if not isinstance(outcome, Missed):

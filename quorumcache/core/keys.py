@@ -119,8 +119,9 @@ def slot_in(raw: bytes) -> bytes:
 
 
 class Key:
-    """A key with its base and fields. `barrier_us` is its own floor: the time of the latest stamp that a change of
-    generation took away, below which nothing is promised again; `newest_us` is that of the latest of all."""
+    """A key with its base and fields. `barrier_us` is its own floor: the time of the latest stamp, of an entry or a
+    promise, that nothing here tells of any more, up to which nothing is promised again; `newest_us` is that of the
+    latest of its entries."""
 
     __slots__ = (
         "_buckets",
@@ -152,6 +153,10 @@ class Key:
         """Whether its base is a tombstone."""
         return self.base.header[2] == 1
 
+    def raise_barrier(self, time_us: int) -> None:
+        """What has stamps up to this time may have been promised here, though nothing of it is left."""
+        self.barrier_us = max(self.barrier_us, time_us)
+
     def rebase(self, base: Held) -> list[Held]:
         """Take another base, of higher rank. Returns the fields that a change of generation took away."""
         gone: list[Held] = []
@@ -159,7 +164,7 @@ class Key:
         if generation != self.generation:
             gone = list(self.fields.values())
             for held in (self.base, *gone):
-                self.barrier_us = max(self.barrier_us, held.time_us)
+                self.raise_barrier(held.time_us)
             self.fields = {}
             self.size = 0
             self.generation = generation
@@ -184,7 +189,7 @@ class Key:
         held = self.fields.pop(slot)
         self.size -= len(held.header) + len(held.salted)
         # It is gone, but its stamp may not be promised again.
-        self.barrier_us = max(self.barrier_us, held.time_us)
+        self.raise_barrier(held.time_us)
         self._changed(slot, None)
         return held
 

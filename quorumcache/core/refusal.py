@@ -14,7 +14,7 @@ import msgspec
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
-from quorumcache.core.model import Malformed, stamp_time
+from quorumcache.core.model import DELETE, Malformed, stamp_time
 from quorumcache.core.outcome import Outcome
 from quorumcache.core.quorum import nth_highest, nth_lowest
 from quorumcache.core.types.base import base_slot_of, generation_of
@@ -84,10 +84,11 @@ class FieldWrite(PendingWrite):
     `details` is what follows the generation in the metadata, or a function of the generation that gives it. `creates`
     is the base that begins the generation in the same batch. `base_expires_at_us`: where no base is known, the one made
     for this write expires then. `began_us` is when it was first sent, `lessons` how often its generation was learned;
-    `blocked`, whether a new generation was refused for the sake of a live one.
+    `blocked`, whether a new generation was refused for the sake of a live one. `committed` is the last generation under
+    which a commit was sent, empty before: since then it may have been seen.
     """
 
-    __slots__ = ("base_expires_at_us", "began_us", "blocked", "creates", "details", "lessons")
+    __slots__ = ("base_expires_at_us", "began_us", "blocked", "committed", "creates", "details", "lessons")
 
     def __init__(
         self,
@@ -106,6 +107,7 @@ class FieldWrite(PendingWrite):
         self.began_us = 0
         self.lessons = 0
         self.blocked = False
+        self.committed = b""
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -113,8 +115,7 @@ class Judgement(msgspec.Struct, frozen=True):
 
     `denials`: the details of all DENIED. `proved`: stamps that valid certificates show to stand in the way. `floors`:
     times of BELOW_FLOOR, which are claims. `bounds`: what each informative answer (grant, proven STALE, BELOW_FLOOR)
-    shows the slot to lie at or below. `liars`: nodes whose proof was none. `generations`: those that proofs show to be
-    current, or to have been, at some node; `strays`: how many nodes have another generation than the header's, or none.
+    shows the slot to lie at or below. `liars`: nodes whose proof was none. `generations`: those of what `proved` has.
     """
 
     denials: list[str]
@@ -123,7 +124,6 @@ class Judgement(msgspec.Struct, frozen=True):
     bounds: list[int]
     liars: list[int]
     generations: list[bytes]
-    strays: int
 
     def bound_us(self, q: int) -> int | None:
         """The least time that q informative answers lie at or below, or None where they are fewer than q."""
@@ -138,7 +138,6 @@ def judge(verifier: Verifier, slot: bytes, stamp: bytes, refusals: dict[int, m.R
     bounds = [0] * granted
     liars: list[int] = []
     generations: list[bytes] = []
-    strays = 0
     for node, refusal in refusals.items():
         if refusal.code == m.DENIED:
             denials.append(refusal.detail)
@@ -155,20 +154,51 @@ def judge(verifier: Verifier, slot: bytes, stamp: bytes, refusals: dict[int, m.R
                     proved.append(header.stamp)
                     bounds.append(header.time_us)
                     generations.append(generation_of(header.raw))
-        elif refusal.code == m.GENERATION:
-            strays += 1
-            if refusal.proof is not None:
-                try:
-                    header = verifier.check_entry(refusal.proof, with_value=False)
-                    if header.slot != base_slot_of(slot):
-                        raise Malformed("the proof is not of the key's base")
-                except Malformed:
-                    liars.append(node)
-                    strays -= 1
         elif refusal.code == m.BELOW_FLOOR:
             floors.append(refusal.time_us)
             bounds.append(refusal.time_us)
-    return Judgement(denials, proved, floors, bounds, liars, generations, strays)
+    return Judgement(denials, proved, floors, bounds, liars, generations)
+
+
+class Strays(msgspec.Struct):
+    """Nodes that refuse something for its generation: `count` of them, which have, or claim to have, another or none;
+    of a base that begins one, those that show that a live one is there. `newest_us` is the latest stamp time of the
+    bases shown. `liars`: nodes that showed what is no reason."""
+
+    count: int = 0
+    newest_us: int = 0
+    liars: list[int] = []
+
+
+def strays_in(
+    verifier: Verifier, slot: bytes, stamp: bytes, generation: bytes, refusals: dict[int, m.Refusal]
+) -> Strays:
+    """Judge those refusals (by node) of one header of `slot` at `stamp` that are for its `generation`."""
+    strays = Strays()
+    base_slot = base_slot_of(slot)
+    begins = generation == stamp and slot == base_slot
+    for node, refusal in refusals.items():
+        if refusal.code != m.GENERATION:
+            continue
+        if refusal.proof is None:
+            # A claim; but no correct node refuses a base that begins a generation without showing the live one.
+            strays.count += not begins
+            continue
+        try:
+            base = verifier.check_entry(refusal.proof, with_value=False)
+            here = generation_of(base.raw)
+            ends = base.kind == DELETE or base.expires_at_us > 0
+            # A later one; or this one, gone; or, in the way of a new one, any that may be alive.
+            if base.slot != base_slot or not (
+                here > generation or (here == generation and ends) or (begins and base.kind != DELETE)
+            ):
+                raise Malformed("the proof is not of a base that stands against this")
+        except Malformed:
+            strays.liars.append(node)
+        else:
+            strays.count += 1
+            strays.newest_us = max(strays.newest_us, base.time_us)
+    return strays
 
 
 def asks_for_patience(refusals: dict[int, m.Refusal], hoped: int, q: int, ahead_us: int) -> bool:
@@ -183,6 +213,13 @@ def asks_for_patience(refusals: dict[int, m.Refusal], hoped: int, q: int, ahead_
     if all(code in (m.AHEAD, m.BUSY, m.FULL) for code in codes):
         return True
     return ahead_us > 0 and m.AHEAD in codes and hoped + codes.count(m.AHEAD) >= q
+
+
+def waits_for_another(refusals: dict[int, m.Refusal], hoped: int, q: int) -> bool:
+    """Whether a base that begins a generation should be sent again as it is: those that said "not now" (another's is
+    open there, and may end soon) would make up a quorum with `hoped` others, whatever f liars say beside them."""
+    waiting = sum(refusal.code in (m.AHEAD, m.BUSY, m.FULL) for refusal in refusals.values())
+    return waiting > 0 and hoped + waiting >= q
 
 
 def patience_us(refusals: dict[int, m.Refusal], ahead_us: int, waits: int) -> int:

@@ -15,7 +15,7 @@ from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth
 from quorumcache.core.model import Entry, Malformed
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Found, Missed
 from quorumcache.core.read import outcome_of, rejection
-from quorumcache.core.types.base import is_base_slot
+from quorumcache.core.types.base import generation_of, is_base_slot
 
 if TYPE_CHECKING:
     from quorumcache.core.coordinator import Coordinator
@@ -271,7 +271,8 @@ class Overtaken(Machine):
     """Completes the entry that overtook a write, so that the write counts as ordered just before it.
 
     Reads the slot in full until an entry at or above `above` (a stamp) shows, and commits that at q nodes. Calls
-    `finish(done, now_us)` once: done is false where the entry could not be had, or not be stored.
+    `finish(done, now_us)` once: done is false where the entry could not be had, or not be stored. Of a field, only an
+    entry of the same `generation` will do; of a base, whose `above` began a generation, only one of no older one.
     """
 
     __slots__ = (
@@ -280,11 +281,13 @@ class Overtaken(Machine):
         "_commit",
         "_context",
         "_finish",
+        "_generation",
         "_grace_end_us",
         "_group",
         "_holders",
         "_id",
         "_is_field",
+        "_is_keyed",
         "_refusers",
         "_slot",
     )
@@ -298,6 +301,7 @@ class Overtaken(Machine):
         end_us: int,
         finish: Callable[[bool, int], None],
         now_us: int,
+        generation: bytes = b"",
     ) -> None:
         super().__init__(now_us + RESEND_US, end_us)
         self._context = context
@@ -305,7 +309,9 @@ class Overtaken(Machine):
         self._slot = slot
         self._above = above
         self._grace_end_us = end_us
-        self._is_field = context.is_keyed(slot) and not is_base_slot(slot)
+        self._is_keyed = context.is_keyed(slot)
+        self._is_field = self._is_keyed and not is_base_slot(slot)
+        self._generation = generation
         self._finish = finish
         self._answered: set[int] = set()
         self._holders: set[int] = set()
@@ -338,7 +344,7 @@ class Overtaken(Machine):
                 self._holders.add(node)
                 if len(self._holders) >= configuration.q:
                     self._end(True, now_us)
-            elif reply.codes[0] in (m.REVOKED, m.OTHER, m.EVICTED):
+            elif reply.codes[0] in (m.REVOKED, m.OTHER, m.EVICTED, m.NO_BASE):
                 self._refusers.add(node)
                 if len(self._refusers) > configuration.n - configuration.q:
                     self._end(False, now_us)
@@ -355,10 +361,16 @@ class Overtaken(Machine):
         except Malformed:
             context.suspect(node, 4.0, lie=True)
             return False
+        if self._is_keyed and not self._is_of_its_order(generation_of(entry.header)):
+            return False
         self._commit = commit_of(context.new_id(self), context.configuration.digest, entry)
         context.send(self._group.members, self._commit)
         self._grace_end_us = self.end_us
         return True
+
+    def _is_of_its_order(self, generation: bytes) -> bool:
+        """Whether the write may stand just before an entry of this generation: ranks, not stamps, order a key."""
+        return generation == self._generation if self._is_field else generation >= self._above
 
     def _end(self, done: bool, now_us: int) -> None:
         self.finished = True

@@ -197,15 +197,26 @@ class Slots:
 
     def settle_promises(self, slot: bytes, stamp: bytes, rank: bytes = b"") -> None:
         """Forget the slot's promises with stamps up to `stamp`: an entry, or a floor, at least as high stands there.
-        For a slot of a key with fields, `rank` is the entry's, and those of ranks up to it are forgotten."""
+        For a slot of a key with fields, `rank` is the entry's, and those of ranks up to it are forgotten. Their stamps
+        may be higher: then the key's barrier stands for them, or, where there is no key, they are kept."""
         here = self.open.get(slot)
         if here is None:
             return
         if self.journal is not None:
             self.journal.promises.setdefault(slot, tuple(here))
+        key = self.keys.get(base_slot_of(slot)) if rank else None
         kept = []
         for promise in here:
-            if (rank_of(promise.header.raw) <= rank) if rank else (promise.header.stamp <= stamp):
+            header = promise.header
+            if not rank:
+                settled = header.stamp <= stamp
+            elif settled := rank_of(header.raw) <= rank:
+                if key is not None:
+                    if header.stamp > stamp:
+                        key.raise_barrier(header.time_us)
+                else:
+                    settled = header.time_us <= self.shard(slot).floor_us
+            if settled:
                 self._forget_promise(promise)
             else:
                 kept.append(promise)

@@ -38,7 +38,9 @@ from quorumcache.core.refusal import (
     judge,
     patience_us,
     raise_time,
+    strays_in,
     summary_of,
+    waits_for_another,
 )
 from quorumcache.core.settle import Overtaken, commit_of
 
@@ -127,21 +129,27 @@ class WriteBatch(Machine):
         self._certified_bases: set[bytes] = set()
         self._bases = {write.slot: i for i, write in enumerate(writes) if write.begins}
         digests: list[bytes] = []
-        common = stamp_of(time_us, writer, context.nonce)
+        nonce = context.nonce  # Not a later one: the fields of a new generation are not below their base.
+        common = stamp_of(time_us, writer, nonce)
         for i, write in enumerate(writes):
             stamp = common
             least_us = max(write.time_min_us, context.ahead_of(write.slot) + 1)
-            if least_us > time_us:
-                least_us = min(least_us, TIME_US_MAX)
-                stamp = stamp_of(least_us, writer, context.nonce)
-                context.note_ahead(write.slot, least_us, now_us)
             if isinstance(write, FieldWrite):
                 # A base comes before what it begins with: `self._stamps` has it.
                 base = write.creates
                 generation = write.metadata[:STAMP_BYTES] if base is None else self._stamps[self._bases[base.slot]]
-                stamp = max(stamp, generation)
-                details = write.details
-                write.metadata = generation + (details(generation) if callable(details) else details)
+                details = write.details(generation) if callable(write.details) else write.details
+                write.metadata = generation + details
+                # Not below its generation, which may be another's stamp, or one that this very slot has had already.
+                least_us = max(
+                    least_us,
+                    stamp_time(generation) + (base is None),
+                    context.type_of(write.slot).after_us(details, common[8:]) + 1,
+                )
+            if least_us > time_us:
+                least_us = min(least_us, TIME_US_MAX)
+                stamp = stamp_of(least_us, writer, nonce)
+                context.note_ahead(write.slot, least_us, now_us)
             value = write.value if write.seal is None else write.seal(write.slot, stamp, write.value)
             salted = salts[i * SALT_BYTES : (i + 1) * SALT_BYTES] + value
             header = encode_header(
@@ -272,8 +280,10 @@ class WriteBatch(Machine):
         write, stamp = self._writes[i], self._stamps[i]
         refusals = {n: found[i] for n, found in self._refusals.items() if i in found}
         granted = sum(grant.bitmap[i >> 3] >> (i & 7) & 1 for grant in self._grants.values())
+        generation = write.metadata[:STAMP_BYTES] or stamp
         judgement = judge(context.verifier, write.slot, stamp, refusals, granted)
-        for node in judgement.liars:
+        strays = strays_in(context.verifier, write.slot, stamp, generation, refusals)
+        for node in (*judgement.liars, *strays.liars):
             context.suspect(node, 4.0, lie=True)
         if len(judgement.denials) > f:
             failed = Failed(DENIED, judgement.denials[0] or "no right to write here")
@@ -284,7 +294,12 @@ class WriteBatch(Machine):
         write.trouble = summary_of(refusals, len(self._refusals), len(self._group.members))
         ahead_us = stamp_time(stamp) - context.clock.time_us(now_us)
         silent = len(self._group.members) - len(self._refusals) - len(self._rejects)
-        if asks_for_patience(refusals, granted + silent, q, ahead_us):
+        if asks_for_patience(refusals, granted + silent, q, ahead_us) or (
+            write.begins
+            and not strays.count
+            and not judgement.proved
+            and waits_for_another(refusals, granted + silent, q)
+        ):
             if ahead_us <= 3 * configuration.max_skew_us:
                 if not self._again_us:
                     self._waits += 1
@@ -304,24 +319,31 @@ class WriteBatch(Machine):
             self._leave(i)
             cluster_us = context.clock.time_us(now_us)
             raise_time(write, stamp, judgement.proved, judgement.floors, configuration, cluster_us)
-            self._leave_fields(write, None, now_us, blocked=judgement.strays > 0)
+            # A live one that is young may only be on its way to a quorum.
+            blocked = strays.count > 0 and strays.newest_us < cluster_us - 3 * configuration.grace_us
+            self._leave_fields(write, None, now_us, blocked=blocked)
             context.finish_write(write, Failed(UNAVAILABLE, write.trouble))
             return
-        if isinstance(write, FieldWrite) and (
-            judgement.strays or any(g != write.metadata[:STAMP_BYTES] for g in judgement.generations)
-        ):
-            self._leave(i)
-            context.generations.relearn(write, now_us)
-            return
+        proved = judgement.proved
+        if isinstance(write, FieldWrite):
+            proved = [s for s, g in zip(judgement.proved, judgement.generations, strict=False) if g == generation]
+            # One that was overtaken within its generation goes on there, whatever f liars say of the generation.
+            away = strays.count + len(judgement.proved) - len(proved)
+            if away > f or (away and not proved):
+                self._leave(i)
+                cluster_us = context.clock.time_us(now_us)
+                raise_time(write, stamp, judgement.proved, judgement.floors, configuration, cluster_us)
+                context.generations.relearn(write, now_us)
+                return
         if write.first_bound_us is None:
             # Any attempt will do: what q answers to it did not show was not complete when the write began. Without a
             # bound there is no end to being overtaken, so a liar's empty answer must not keep others' from counting.
             write.first_bound_us = judgement.bound_us(q)
             if write.first_bound_us is None and may_wait:
                 return
-        elif judgement.proved and stamp_time(stamp) > write.first_bound_us and self._may_precede(write, judgement):
+        elif proved and stamp_time(stamp) > write.first_bound_us and self._may_precede(write, judgement):
             self._leave(i)
-            self._overtaken(write, stamp, max(judgement.proved), now_us)
+            self._overtaken(write, stamp, max(proved), now_us)
             return
         self._leave(i)
         self._raise_time(write, stamp, judgement.proved, judgement.floors, now_us)
@@ -366,7 +388,10 @@ class WriteBatch(Machine):
             else:
                 self._raise_time(write, stamp, [above], [], at_us)
 
-        context.schedule(Overtaken(context, self._group, write.slot, above, write.deadline_us, finish, now_us))
+        generation = write.metadata[:STAMP_BYTES]
+        context.schedule(
+            Overtaken(context, self._group, write.slot, above, write.deadline_us, finish, now_us, generation)
+        )
 
     def _leave(self, i: int) -> None:
         self._states[i] = _LEFT
@@ -397,6 +422,9 @@ class WriteBatch(Machine):
         self._certified_bases.update(self._writes[i].slot for i in positions if self._writes[i].begins)
         for i in positions:
             self._states[i] = _CERTIFIED
+            write = self._writes[i]
+            if isinstance(write, FieldWrite):
+                write.committed = write.metadata[:STAMP_BYTES]
             cost = len(self._salted[i]) + len(self._headers[i])
             if part and size + cost > m.BATCH_BYTES_MAX:
                 self._commit(certificate, part)
@@ -564,7 +592,7 @@ class WriteBatch(Machine):
         context = self._context
         for i, write in enumerate(self._writes):
             if self._states[i] != _LEFT and now_us >= write.deadline_us:
-                self._expire(i, write)
+                self._expire(i, write, now_us)
         self._close_if_done()
         if not self._left:
             return
@@ -610,7 +638,7 @@ class WriteBatch(Machine):
             if silent:
                 context.send(silent, part.request)
 
-    def _expire(self, i: int, write: PendingWrite) -> None:
+    def _expire(self, i: int, write: PendingWrite, now_us: int) -> None:
         certified = self._states[i] == _CERTIFIED
         self._leave(i)
         members = len(self._group.members)
@@ -628,4 +656,6 @@ class WriteBatch(Machine):
         detail = write.trouble or (f"{len(self._refusals)} of {members} nodes answered in time, {q} are needed")
         mismatch = any(r.code == m.WRONG_CONFIGURATION for r in self._rejects.values())
         kind = MISMATCH if mismatch and len(self._rejects) > members - q else UNAVAILABLE
+        if write.begins:
+            self._leave_fields(write, None, now_us)  # Those that have time left.
         self._context.finish_write(write, Failed(kind, f"nothing was written: {detail}"))

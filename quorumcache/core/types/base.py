@@ -123,6 +123,11 @@ class FieldType:
         """The latest time that the header's metadata speaks of, in microseconds; 0 where of none."""
         return 0
 
+    def after_us(self, details: bytes, author: bytes) -> int:
+        """The time that the stamp of a write with these details (the metadata after the generation) by this client
+        object (writer and nonce, 40 bytes) has to be above; 0 where they ask for nothing."""
+        return 0
+
     def replaced(self, raw: bytes, others: Iterable[bytes]) -> bool:
         """Whether the field of this header is replaced by one of `others` (headers of other fields of its key and
         generation), and need not be kept or shown."""

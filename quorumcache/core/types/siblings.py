@@ -112,6 +112,10 @@ class Siblings(FieldType):
         """The latest time in its vector."""
         return max((t for _, t in _ITEM.iter_unpack(header.metadata[GENERATION_BYTES:])), default=0)
 
+    def after_us(self, details: bytes, author: bytes) -> int:
+        """What it says it saw of its own author: another may have said so of a time to come."""
+        return 0 if len(details) % _ITEM.size else dict(_ITEM.iter_unpack(details)).get(author, 0)
+
     def replaced(self, raw: bytes, others: Iterable[bytes]) -> bool:
         """Whether another has seen this one, and all that it had seen."""
         return any(other != raw and covers(seen_of(other), raw) for other in others)
