@@ -228,7 +228,10 @@ class SqliteStorage:
             raise Damaged("rows are missing")
         # What a batch outlived by an accident of ours would stay for ever.
         unused = [(row,) for row, batch in batches.items() if not batch.held_count]
-        database.executemany("DELETE FROM batches WHERE id = ?", unused)
+        if unused:
+            database.execute("BEGIN IMMEDIATE")
+            database.executemany("DELETE FROM batches WHERE id = ?", unused)
+            database.execute("COMMIT")
 
     # --- writing ---
 

@@ -9,6 +9,7 @@ import asyncio
 import random
 import resource
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from typing import Any
 import pytest
 
 from quorumcache.client import Client
+from quorumcache.core.config import NamespaceInfo
 from quorumcache.core.outcome import Failed, Found
 from quorumcache.errors import Misuse
+from quorumcache.storage import SqliteStorage
+from quorumcache.storage.syncing import Syncer
 from quorumcache.testing import LocalCluster
 from quorumcache.testing.history import History
 
@@ -112,6 +116,27 @@ async def test_nodes_stopped_in_order_go_on_with_what_they_had() -> None:
             await client.set(KEYS[0], b"at once: no floor was raised")
 
 
+async def test_keys_with_fields_come_back_as_they_were() -> None:
+    """Bases, fields and their generations: a counter does not run backwards, a set loses no member."""
+    spaces = [NamespaceInfo(kind, kind) for kind in ("counter", "set", "map", "siblings")]
+    async with LocalCluster(processes=True, storage="sqlite", namespaces=spaces, writers=("a", "b")) as cluster:
+        for name in ("a", "b"):
+            async with await cluster.client(name) as client:
+                await client.counter("hits").add(20)
+                await client.set_("members").add(name, "both")
+                await client.map_("ages").set(name, b"7")
+        await asyncio.gather(*(cluster.kill(node) for node in range(4)))
+        await asyncio.gather(*(cluster.restart(node) for node in range(4)))
+        async with await cluster.client("a") as client:
+            assert await client.counter("hits").value() == 40
+            assert await client.set_("members").members() == {"a", "b", "both"}
+            assert await client.map_("ages").items() == {"a": b"7", "b": b"7"}
+            await client.counter("hits").add(2)
+            await client.set_("members").remove("both")
+            assert await client.counter("hits").value() == 42
+            assert await client.set_("members").members() == {"a", "b"}
+
+
 async def test_a_wiped_or_damaged_node_starts_as_one_without_stored_state() -> None:
     """Protocol 7: it takes the floor and recovers, and reads go on meanwhile."""
     async with LocalCluster(processes=True, storage="sqlite", op_time=1.0) as cluster, await cluster.client() as client:
@@ -168,6 +193,55 @@ async def test_with_full_disks_writes_are_refused_reads_go_on_and_room_ends_it()
             await cluster.restart(node)
         async with await cluster.client(None) as reader:
             assert await reader.get_many(KEYS) == dict.fromkeys(KEYS, b"after")
+
+
+def _syncer(cluster: LocalCluster, node: int) -> Syncer:
+    storage = cluster.node(node).storage
+    assert isinstance(storage, SqliteStorage)
+    assert storage._syncer is not None
+    return storage._syncer
+
+
+async def test_with_power_no_reply_leaves_before_the_disk_has_what_it_says() -> None:
+    """Reads wait too: what one has returned must not be forgotten."""
+    async with LocalCluster(f=0, storage="sqlite", durability="power") as cluster, await cluster.client() as client:
+        await client.set("k", b"before")
+        syncer, disk = _syncer(cluster, 0), threading.Event()
+        at_once = syncer._sync
+
+        def wait() -> None:
+            assert disk.wait(30)
+
+        syncer._sync = wait
+        writing = asyncio.create_task(client.set("k", b"after"))
+        done, _ = await asyncio.wait([writing], timeout=0.3)
+        assert not done
+        reading = asyncio.create_task(client.get("k"))
+        done, _ = await asyncio.wait([reading], timeout=0.3)
+        assert not done
+        disk.set()
+        await writing
+        await reading
+        syncer._sync = at_once
+        assert await client.get("k") == b"after"
+
+
+async def test_a_node_whose_disk_fails_to_sync_ends_and_does_not_trust_it_again() -> None:
+    async with LocalCluster(storage="sqlite", durability="power") as cluster, await cluster.client() as client:
+        await client.set_many(dict.fromkeys(KEYS, b"kept"))
+
+        def fail() -> None:
+            raise OSError(5, "Input/output error")
+
+        node = cluster.node(1)
+        _syncer(cluster, 1)._sync = fail
+        await client.set_many(dict.fromkeys(KEYS, b"newer"))  # The other three suffice.
+        async with asyncio.timeout(20):
+            await node.failed.wait()
+        assert "Input/output" in str(node.failure)
+        await cluster.restart(1)
+        assert not cluster.node(1).resumed
+        assert await client.get_many(KEYS) == dict.fromkeys(KEYS, b"newer")
 
 
 async def test_a_node_does_not_start_where_another_keeps_its_entries() -> None:
