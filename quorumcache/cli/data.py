@@ -1,4 +1,4 @@
-"""`quorumcache get`, `set` and `delete`: one key of a cluster.
+"""`quorumcache get`, `set` and `delete`: one key of a cluster, or all that begin alike.
 
 Values are bytes: what goes in comes out, and nothing is added but a line end on a terminal.
 """
@@ -92,19 +92,33 @@ def set_(
 
 
 def delete(
-    key: KeyArgument,
+    key: Annotated[
+        str | None, typer.Argument(metavar="[KEY]", help="The key, 1 to 1024 bytes.", show_default=False)
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Instead of one key, all that begin with this.", show_default=False)
+    ] = None,
     cluster: ClusterOption = None,
     key_file: KeyOption = None,
     namespace: NamespaceOption = None,
     data_keys: DataKeysOption = None,
     timeout: TimeoutOption = 5.0,
 ) -> None:
-    """Delete a key, whether it is there or not.
+    """Delete a key, whether it is there or not; or all keys with a prefix.
 
-    Example: [bold]quorumcache delete hello[/bold]
+    Example: [bold]quorumcache delete hello[/bold], or [bold]quorumcache delete --prefix user:[/bold]
     """
+    from quorumcache.errors import Misuse
+
     path = cluster_path(cluster)
+    if (key is None) == (prefix is None):
+        raise Misuse("what is to be deleted? Name one key, or a prefix with --prefix")
     connect = {"key": key_path(path, key_file), "namespace": namespace, "data_keys": data_keys, "timeout": timeout}
+    if prefix is not None:
+        count = _run(_delete_prefix(path, connect, bytes_of(prefix)))
+        typer.echo(f"Deleted {count} key{'' if count == 1 else 's'}.", err=True)
+        return
+    assert key is not None
     _run(_delete(path, connect, bytes_of(key)))
     if sys.stderr.isatty():
         typer.secho(f"Deleted {key!r}.", dim=True, err=True)
@@ -134,6 +148,13 @@ async def _delete(cluster: Path, connect: dict[str, Any], key: bytes) -> None:
 
     async with await Client.connect(cluster, **connect) as client:
         await client.delete(key)
+
+
+async def _delete_prefix(cluster: Path, connect: dict[str, Any], prefix: bytes) -> int:
+    from quorumcache.client import Client
+
+    async with await Client.connect(cluster, **connect) as client:
+        return await client.delete_prefix(prefix)
 
 
 def _run(operation: Any) -> Any:

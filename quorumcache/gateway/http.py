@@ -10,13 +10,14 @@ import json
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from quorumcache import errors
 from quorumcache.client import Client
+from quorumcache.client.listing import LIMIT, LIMIT_MAX
 from quorumcache.core.model import KEY_BYTES_MAX, VALUE_BYTES_MAX
 from quorumcache.net.listening import Listener
 
@@ -65,6 +66,7 @@ class HttpGateway:
         app = web.Application(middlewares=[self._guard], client_max_size=VALUE_BYTES_MAX)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/v1/status", self._status)
+        app.router.add_get("/v1/{namespace}/", self._keys)
         app.router.add_get("/v1/{namespace}/{key:.+}", self._get)
         app.router.add_put("/v1/{namespace}/{key:.+}", self._put)
         app.router.add_delete("/v1/{namespace}/{key:.+}", self._delete)
@@ -92,6 +94,19 @@ class HttpGateway:
         if value is None:
             return _error(404, "no_such_key", "there is no such key, or it has expired")
         return web.Response(body=value, content_type="application/octet-stream")
+
+    async def _keys(self, request: web.Request) -> web.StreamResponse:
+        """A page of keys, each as it stands in an address; `prefix` is percent-decoded to bytes, as keys are."""
+        asked = dict(pair.partition("=")[::2] for pair in request.rel_url.raw_query_string.split("&") if pair)
+        unknown = asked.keys() - {"prefix", "limit", "cursor"}
+        if unknown:
+            raise errors.Misuse(f"a listing takes prefix, limit and cursor, not {min(unknown)[:40]!r}")
+        limit = asked.get("limit", str(LIMIT))
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 9):
+            raise errors.Misuse(f"limit={limit[:40]!r}: it is 1 to {LIMIT_MAX} keys")
+        prefix = unquote_to_bytes(asked.get("prefix", "").replace("+", " "))
+        page = await self._client_of(request).scan(prefix, int(limit), asked.get("cursor"))
+        return web.json_response({"keys": [quote(key, safe="") for key in page.keys], "cursor": page.cursor})
 
     async def _put(self, request: web.Request) -> web.StreamResponse:
         client, key = self._place(request)
@@ -166,14 +181,18 @@ class HttpGateway:
         finally:
             self._under_way -= 1
 
-    def _place(self, request: web.Request) -> tuple[Client, bytes]:
-        """The client for the request's namespace, and its key: all after the namespace, percent-decoded, as bytes."""
+    def _client_of(self, request: web.Request) -> Client:
         name = request.match_info["namespace"]
         client = self._clients.get(name)
         if client is None and name in self._sealed:
             raise errors.Misuse(self._sealed[name])
         if client is None:
             raise errors.Misuse(f"there is no namespace {name[:100]!r}; there are {', '.join(self._clients)}")
+        return client
+
+    def _place(self, request: web.Request) -> tuple[Client, bytes]:
+        """The client for the request's namespace, and its key: all after the namespace, percent-decoded, as bytes."""
+        client = self._client_of(request)
         key = unquote_to_bytes(request.rel_url.raw_path.split("/", 3)[3])
         if len(key) > KEY_BYTES_MAX:
             raise errors.InvalidKey(f"a key of {len(key)} bytes; keys have 1 to {KEY_BYTES_MAX} bytes")
@@ -224,5 +243,5 @@ def _words(fault: web.HTTPException) -> str:
     if fault.status == 413:
         return f"a value has at most {VALUE_BYTES_MAX} bytes"
     if fault.status == 404:
-        return "there are /v1/{namespace}/{key}, /v1/status and /healthz"
+        return "there are /v1/{namespace}/{key}, /v1/{namespace}/, /v1/status and /healthz"
     return fault.reason

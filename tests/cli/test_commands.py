@@ -132,7 +132,15 @@ def founded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_without_a_cluster_the_message_says_how_to_get_one() -> None:
-    for command in (["get", "k"], ["set", "k", "v"], ["delete", "k"], ["status"], ["http"], ["node", "--name", "n0"]):
+    for command in (
+        ["get", "k"],
+        ["set", "k", "v"],
+        ["delete", "k"],
+        ["keys"],
+        ["status"],
+        ["http"],
+        ["node", "--name", "n0"],
+    ):
         code, output = run(*command)
         assert code == exits.MISUSE
         assert "quorumcache up" in output

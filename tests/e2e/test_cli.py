@@ -125,6 +125,24 @@ def test_any_bytes_go_in_by_standard_input_and_come_out_the_same(up: Up) -> None
     assert up.run("get", "bytes")[1] == value
 
 
+def test_keys_are_listed_and_deleted_by_prefix(up: Up) -> None:
+    names = [b"list:%d" % i for i in range(12)] + ["list:é".encode()]
+    for name in names:
+        assert up.run("set", os.fsdecode(name), "v")[0] == exits.OK
+    code, out, _ = up.run("keys", "list:")
+    assert code == exits.OK
+    assert sorted(out.splitlines()) == sorted(names)
+    code, out, _ = up.run("keys", "list:", "--limit", "5", "--null")
+    assert (code, out.count(b"\0"), set(out.split(b"\0")) <= {*names, b""}) == (exits.OK, 5, True)
+    code, _, said = up.run("delete", "--prefix", "list:1")
+    assert (code, said) == (exits.OK, "Deleted 3 keys.\n")
+    assert len(up.run("keys", "list:")[1].splitlines()) == 10
+    assert up.run("keys", "nothing begins so") == (exits.OK, b"", "")
+    for wrong in (["delete"], ["delete", "k", "--prefix", "p"], ["delete", "--prefix", ""], ["keys", "k" * 1025]):
+        assert up.run(*wrong)[0] == exits.MISUSE, wrong
+    assert up.run("delete", "--prefix", "list:")[0] == exits.OK
+
+
 def test_what_is_private_takes_the_right_key_and_the_data_keys(up: Up, tmp_path: Path) -> None:
     data_keys = str(tmp_path / "data.keys")
     assert up.run("keygen", data_keys, "--role", "data")[0] == exits.OK

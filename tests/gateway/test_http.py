@@ -70,6 +70,33 @@ async def test_a_key_is_all_after_the_namespace_as_bytes(http: aiohttp.ClientSes
     assert await client.get(b"a/b/\xff c") == b"v"
 
 
+async def test_a_listing_gives_keys_as_they_stand_in_an_address(
+    http: aiohttp.ClientSession, cluster: LocalCluster
+) -> None:
+    from yarl import URL
+
+    client = await cluster.client()
+    names = [b"a/b/\xff c", b"a/b/\xff%", "a/b/é".encode(), b"b", *(b"n%d" % i for i in range(5))]
+    await client.set_many(dict.fromkeys(names, b"v"))
+    found: list[str] = []
+    cursor = ""
+    for _ in range(9):
+        async with http.get("/v1/default/?limit=2" + cursor) as response:
+            assert response.status == 200
+            page = await response.json()
+        assert len(page["keys"]) <= 2
+        found += page["keys"]
+        if page["cursor"] is None:
+            break
+        cursor = "&cursor=" + page["cursor"]
+    assert len(found) == len(names)
+    for key in found:
+        async with http.get(URL("/v1/default/" + key, encoded=True)) as response:
+            assert (response.status, await response.read()) == (200, b"v")
+    async with http.get(URL("/v1/default/?prefix=a%2Fb%2F%FF", encoded=True)) as response:
+        assert sorted((await response.json())["keys"]) == ["a%2Fb%2F%FF%20c", "a%2Fb%2F%FF%25"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "size", "expected"),
     [
@@ -81,7 +108,15 @@ async def test_a_key_is_all_after_the_namespace_as_bytes(http: aiohttp.ClientSes
         ("PUT", "/v1/default/k", 1001, (413, "too_large")),
         ("PUT", "/v1/default/k", (1 << 20) + 1, (413, "too_large")),
         ("POST", "/v1/default/k", 1, (405, "method_not_allowed")),
-        ("GET", "/v1/default/", None, (404, "no_such_address")),
+        ("GET", "/v1/default", None, (404, "no_such_address")),
+        ("PUT", "/v1/default/", 1, (405, "method_not_allowed")),
+        ("GET", "/v1/nosuch/", None, (400, "misuse")),
+        ("GET", "/v1/default/?limit=0", None, (400, "misuse")),
+        ("GET", "/v1/default/?limit=-1", None, (400, "misuse")),
+        ("GET", "/v1/default/?limit=9999999999999", None, (400, "misuse")),
+        ("GET", "/v1/default/?cursor=nonsense", None, (400, "misuse")),
+        ("GET", "/v1/default/?perfix=a", None, (400, "misuse")),
+        ("GET", "/v1/default/?prefix=" + "k" * 1025, None, (400, "invalid_key")),
         ("GET", "/nosuch", None, (404, "no_such_address")),
     ],
 )
