@@ -51,6 +51,15 @@ def _limit(text: str) -> tuple[str, Limits]:
     return who, Limits(**limits)
 
 
+def _quota(text: str) -> tuple[str, int]:
+    from quorumcache.errors import ConfigurationError
+
+    name, _, number = text.partition("=")
+    if not (number.isascii() and number.isdigit() and len(number) < 20):
+        raise ConfigurationError(f"--quotas {text[:80]}: is not like default=67108864, in bytes")
+    return name, int(number)
+
+
 def _name_of(directory: Path) -> str:
     """A cluster's name after its directory, with what names may not have left out."""
     return re.sub(r"[^a-zA-Z0-9_.-]+", "-", directory.resolve().name)[:64] or "cluster"
@@ -102,7 +111,17 @@ def init(
     cluster_id: Annotated[str, typer.Option(help="The cluster's name; DIR's unless given.", show_default=False)] = "",
     max_skew_ms: Annotated[int, typer.Option(help="The most by which the nodes' clocks differ.")] = 1000,
     op_time_ms: Annotated[int, typer.Option(help="How long an operation may take.")] = 5000,
-    shards: Annotated[int, typer.Option(help="Shards that keys are spread over.")] = 1024,
+    shards: Annotated[
+        int | None,
+        typer.Option(help="Shards that keys are spread over; by the number of nodes unless given.", show_default=False),
+    ] = None,
+    zones: Annotated[
+        str,
+        typer.Option(help="How many zones, to which nodes are dealt in turn; or each node's, with commas between."),
+    ] = "1",
+    quotas: Annotated[
+        str, typer.Option(help="What namespaces may take of each node's memory: name=BYTES, with commas between.")
+    ] = "",
     tls: Annotated[
         bool,
         typer.Option("--tls/--no-tls", help="Sessions over TLS 1.3; without it, whoever is on the way reads all."),
@@ -124,6 +143,7 @@ def init(
     from quorumcache.wire.founding import found_cluster
 
     may_read = dict(_reader(item) for item in _names(readers))
+    may_take = dict(_quota(item) for item in _names(quotas))
     spaces = []
     for item in _names(namespaces):
         named, limited, allowed = item.partition("=")
@@ -136,10 +156,13 @@ def init(
                 encryption="client" if name in _names(encrypt) else "none",
                 hide_keys=name in _names(hide_keys),
                 readers=may_read.pop(name, ANYONE),
+                quota_bytes=may_take.pop(name, 0),
             )
         )
     if may_read:
         raise ConfigurationError(f"{next(iter(may_read))!r} has readers, and is none of the --namespaces")
+    if may_take:
+        raise ConfigurationError(f"{next(iter(may_take))!r} has a quota, and is none of the --namespaces")
     unknown = sorted({*_names(encrypt), *_names(hide_keys)} - {space.name for space in spaces})
     if unknown:
         raise ConfigurationError(f"{unknown[0]!r} is to be sealed, and is none of the --namespaces")
@@ -158,6 +181,7 @@ def init(
         op_time_us=1000 * op_time_ms,
         grace_us=min(200_000, 1000 * op_time_ms),
         shards=shards,
+        zones=int(zones) if zones.isascii() and zones.isdigit() and len(zones) < 10 else _names(zones),
         tls=tls,
         rights=[_right(text) for text in right or ()],
         limits=dict(_limit(text) for text in limit or ()),

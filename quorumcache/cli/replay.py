@@ -26,6 +26,8 @@ LINE_CHARS_MAX: Final = 1000
 LINES_MAX: Final = 50_000_000
 VALUE_BYTES: Final = 128
 TICK_S: Final = 0.2
+MEMORY_BYTES_MAX: Final = 8 << 30
+RECOVERY_S_MAX: Final = 60.0
 
 Request = tuple[str, int]
 
@@ -38,6 +40,9 @@ def replay(
     limit: int = typer.Option(0, min=0, help="Stop after so many requests; 0 replays the whole trace."),
     tasks: int = typer.Option(64, min=1, max=10_000, help="How many requests are under way at once."),
     value_bytes_max: int = typer.Option(4096, min=16, max=1 << 20, help="Larger objects are stored as this size."),
+    memory_percent: float = typer.Option(
+        0, min=0, max=100, help="Give the private cluster memory for so much of the trace's data; 0 is for all of it."
+    ),
 ) -> None:
     """Replay a trace: get each key and, on a miss, set a made-up value of its size.
 
@@ -47,8 +52,10 @@ def replay(
     try:
         if cluster is not None and key is None:
             raise Misuse("with --cluster, name the writer's key file too (--key): a miss is followed by a set")
+        if cluster is not None and memory_percent:
+            raise Misuse("--memory-percent is for the private cluster; that of --cluster has the memory that it has")
         requests = read_trace(file, limit)
-        main = _replay(console, requests, cluster, key, namespace, tasks, value_bytes_max)
+        main = _replay(console, requests, cluster, key, namespace, tasks, value_bytes_max, memory_percent)
         if sys.platform == "win32":
             asyncio.run(main)
         else:
@@ -176,16 +183,25 @@ async def _replay(
     namespace: str | None,
     tasks: int,
     value_bytes_max: int,
+    memory_percent: float,
 ) -> None:
     run = _Run(requests, value_bytes_max)
     keys_count = len({name for name, _ in requests})
+    bytes_max = MEMORY_BYTES_MAX
+    if memory_percent:
+        data_bytes = await _data_bytes(requests, namespace, tasks, value_bytes_max)
+        bytes_max = max(1, int(data_bytes * memory_percent / 100))
+        console.print(
+            f"Each key once takes {data_bytes:,} bytes of a node's memory. Each node gets {bytes_max:,}.",
+            highlight=False,
+        )
     where = f"the cluster of {cluster}" if cluster is not None else "a private cluster of four node processes"
     console.print(
         f"{len(requests):,} requests for {keys_count:,} keys, {tasks} at once, against {where}.",
         highlight=False,
         soft_wrap=True,
     )
-    async with _client(cluster, key, namespace) as client:
+    async with _client(cluster, key, namespace, bytes_max) as client:
         start_s = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             group.create_task(_show(console, run, len(requests), start_s))
@@ -197,16 +213,40 @@ async def _replay(
     _summarize(console, run, took_s)
 
 
+async def _data_bytes(requests: list[Request], namespace: str | None, tasks: int, value_bytes_max: int) -> int:
+    """What a node says that all keys cost, each written once, by as many tasks as in the replay: what share batches."""
+    once = _Run(list(dict(requests).items()), value_bytes_max)
+    async with (
+        LocalCluster(processes=True, namespace=namespace or "default", bytes_max=MEMORY_BYTES_MAX) as local,
+        await local.client() as client,
+    ):
+        async with asyncio.TaskGroup() as group:
+            for _ in range(tasks):
+                group.create_task(once.work(client))
+        if once.fatal is not None:
+            raise once.fatal
+        return max([int((await local.status(node))["bytes_used"]) for node in range(3 * local.f + 1)])
+
+
 @contextlib.asynccontextmanager
-async def _client(cluster: Path | None, key: Path | None, namespace: str | None) -> AsyncIterator[Client]:
+async def _client(
+    cluster: Path | None, key: Path | None, namespace: str | None, bytes_max: int
+) -> AsyncIterator[Client]:
     if cluster is not None:
         async with await Client.connect(cluster, key=key, namespace=namespace) as client:
             yield client
         return
     async with (
-        LocalCluster(processes=True, namespace=namespace or "default") as local,
+        LocalCluster(processes=True, namespace=namespace or "default", bytes_max=bytes_max) as local,
         await local.client() as client,
     ):
+        if bytes_max < MEMORY_BYTES_MAX:
+            # Nodes that have just started recover first, and evict nothing until they have.
+            for _ in range(round(RECOVERY_S_MAX / TICK_S)):
+                told = [await local.status(node) for node in range(3 * local.f + 1)]
+                if not any(status["shards_recovering"] for status in told):
+                    break
+                await asyncio.sleep(TICK_S)
         yield client
 
 

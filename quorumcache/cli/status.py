@@ -53,6 +53,8 @@ def _works(configuration: Configuration, reports: list[NodeReport]) -> bool:
 def _print_json(configuration: Configuration, reports: list[NodeReport], works: bool) -> None:
     import json
 
+    from quorumcache.core.config import warnings_of
+
     nodes = [
         {
             "name": report.node.name,
@@ -71,6 +73,7 @@ def _print_json(configuration: Configuration, reports: list[NodeReport], works: 
         "configuration": configuration.digest.hex(),
         "f": configuration.f,
         "works": works,
+        "warnings": warnings_of(configuration),
         "nodes": nodes,
     }
     typer.echo(json.dumps(told, indent=2))
@@ -80,6 +83,8 @@ def _print_table(configuration: Configuration, reports: list[NodeReport], works:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from quorumcache.core.config import warnings_of
 
     console = Console(highlight=False)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
@@ -119,6 +124,8 @@ def _print_table(configuration: Configuration, reports: list[NodeReport], works:
         console.print(f"[green]It works.[/green]{note}")
     else:
         console.print("[red]It does not work:[/red] too few nodes answer under this configuration. Start the others.")
+    for warning in warnings_of(configuration):
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
 
 
 def _cells(configuration: Configuration, report: NodeReport) -> list[str]:

@@ -34,6 +34,11 @@ def up(
         ),
     ] = None,
     f: Annotated[int, typer.Option("--f", min=0, max=3, help="How many faulty nodes it has to withstand.")] = 1,
+    nodes: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="How many nodes; at least 3f+1, which is the default.", show_default=False),
+    ] = None,
+    zones: Annotated[int, typer.Option(min=1, help="How many zones, to which nodes are dealt in turn.")] = 1,
     base_port: Annotated[
         int | None,
         typer.Option(
@@ -51,7 +56,7 @@ def up(
         str, typer.Option(metavar="process|power", help="With sqlite: whether entries survive kill -9, or power cuts.")
     ] = "process",
 ) -> None:
-    """Run a cluster on this machine until Ctrl-C: 3f+1 node processes on loopback.
+    """Run a cluster on this machine until Ctrl-C: 3f+1 node processes or more, on loopback.
 
     It prints how to reach it from Python, the shell and curl. Nothing is left behind when it ends, but for what
     --directory keeps.
@@ -66,22 +71,26 @@ def up(
     kept = ["--storage", storage, "--durability", durability]
     storage_of(storage, None if storage == "memory" else Path(), durability)  # Raises Misuse, here and once.
     if directory is not None:
-        run_loop(_up(directory.resolve(), f, base_port, with_http, tls, kept))
+        run_loop(_up(directory.resolve(), f, (nodes, zones), base_port, with_http, tls, kept))
         return
     with tempfile.TemporaryDirectory(prefix="quorumcache-", ignore_cleanup_errors=True) as temporary:
-        run_loop(_up(Path(temporary).resolve(), f, base_port, with_http, tls, kept))
+        run_loop(_up(Path(temporary).resolve(), f, (nodes, zones), base_port, with_http, tls, kept))
 
 
-def _cluster_in(directory: Path, f: int, base_port: int | None, tls: bool) -> SignedConfiguration:
+def _cluster_in(
+    directory: Path, f: int, size: tuple[int | None, int], base_port: int | None, tls: bool
+) -> SignedConfiguration:
     """The cluster that is kept in a directory, or a new one there."""
     from quorumcache.errors import Misuse
     from quorumcache.wire.founding import cluster_file_of, found_cluster, node_key_path, read_cluster_file
 
     if not directory.is_dir() or not cluster_file_of(directory).exists():
-        count = 3 * f + 1
+        count = 3 * f + 1 if size[0] is None else size[0]
         ports = list(range(base_port, base_port + count)) if base_port is not None else _free_ports(count)
         founded = found_cluster(
             f=f,
+            nodes=count,
+            zones=size[1],
             addresses=[f"127.0.0.1:{port}" for port in ports],
             max_skew_us=MAX_SKEW_US,
             cluster_id="local",
@@ -99,6 +108,8 @@ def _cluster_in(directory: Path, f: int, base_port: int | None, tls: bool) -> Si
     if signed.configuration.tls != tls:
         stays = "TLS" if signed.configuration.tls else "no TLS"
         typer.secho(f"The cluster in {directory} has {stays}; that stays.", err=True)
+    if size[0] is not None and len(signed.configuration.nodes) != size[0]:
+        typer.secho(f"The cluster in {directory} has {len(signed.configuration.nodes)} nodes; that stays.", err=True)
     if signed.configuration.f != f:
         typer.secho(f"The cluster in {directory} is of f = {signed.configuration.f}; that stays.", err=True)
     return signed
@@ -116,17 +127,28 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-async def _up(directory: Path, f: int, base_port: int | None, with_http: bool, tls: bool, kept: list[str]) -> None:
+async def _up(
+    directory: Path,
+    f: int,
+    size: tuple[int | None, int],
+    base_port: int | None,
+    with_http: bool,
+    tls: bool,
+    kept: list[str],
+) -> None:
     import asyncio
 
     from quorumcache.cli.children import Children
     from quorumcache.cli.connecting import key_path
     from quorumcache.cli.loops import end_of_service
+    from quorumcache.core.config import warnings_of
     from quorumcache.errors import Misuse
     from quorumcache.wire.founding import cluster_file_of
 
     end = end_of_service()
-    signed = _cluster_in(directory, f, base_port, tls)
+    signed = _cluster_in(directory, f, size, base_port, tls)
+    for warning in warnings_of(signed.configuration):
+        typer.secho(f"Warning: {warning}", fg="yellow", err=True)
     nodes = signed.configuration.nodes
     cluster = cluster_file_of(directory)
     writer = key_path(cluster, None)

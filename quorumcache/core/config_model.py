@@ -380,7 +380,7 @@ def warnings_of(config: Configuration) -> list[str]:
         if short:
             found.append(
                 f"{len(zones)} zones: in {short} of {len(config.groups)} groups one zone holds more than f = "
-                f"{config.f} members, so the loss of that zone stops them. Spread the nodes over more zones."
+                f"{config.f} members, so the loss of that zone stops them. Four zones or more of like size avoid it."
             )
     return found
 

@@ -24,7 +24,7 @@ from quorumcache.core.config import (
     parse_toml,
     to_toml,
 )
-from quorumcache.core.config_model import F_MAX, NODES_MAX, WRITERS_MAX
+from quorumcache.core.config_model import F_MAX, NODES_MAX, PLACEMENT_STEPS_MAX, SHARDS_MAX, WRITERS_MAX
 from quorumcache.errors import ConfigurationError
 from quorumcache.wire.keys import SigningKey, verify, write_key_file
 
@@ -101,15 +101,17 @@ def found_cluster(
     max_skew_us: int = 1_000_000,
     op_time_us: int = 5_000_000,
     grace_us: int = 200_000,
-    shards: int = 1024,
+    shards: int | None = None,
+    zones: int | Sequence[str] = 1,
     tls: bool = True,
     rights: Sequence[RightInfo] = (),
     limits: Mapping[str, Limits] = MappingProxyType({}),
 ) -> Founded:
     """A cluster that does not exist yet, with fresh keys from the operating system and one administrator.
 
-    `nodes` defaults to 3f+1, `addresses` ("host:port", one per node) to `host` and ports from `base_port` on. Raises
-    ConfigurationError where the numbers do not fit each other.
+    `nodes` defaults to 3f+1, `addresses` ("host:port", one per node) to `host` and ports from `base_port` on, `shards`
+    to what spreads evenly over the nodes. `zones`: the zone of each node, or a number of zones that they are dealt to
+    in turn. Raises ConfigurationError where the numbers do not fit each other.
     """
     # Before any key is made: there would be one for each node of a number that was mistyped.
     if not 0 <= f <= F_MAX:
@@ -132,6 +134,7 @@ def found_cluster(
     places = list(addresses) if addresses is not None else [f"{host}:{base_port + i}" for i in range(count)]
     if len(places) != count:
         raise ConfigurationError(f"{len(places)} addresses for {count} nodes; one for each is needed")
+    zone_names = _zones(zones, count)
     admin = SigningKey.generate()
     node_keys = tuple(SigningKey.generate() for _ in range(count))
     writer_keys = {name: SigningKey.generate() for name in writers}
@@ -142,15 +145,15 @@ def found_cluster(
         admins=(admin.public,),
         admins_needed=1,
         nodes=tuple(
-            NodeInfo(i, f"n{i}", key.public, place)
-            for i, (key, place) in enumerate(zip(node_keys, places, strict=True))
+            NodeInfo(i, f"n{i}", key.public, place, zone)
+            for i, (key, place, zone) in enumerate(zip(node_keys, places, zone_names, strict=True))
         ),
         writers=tuple(
             WriterInfo(name, key.public, limits=limits.get(name, Limits())) for name, key in writer_keys.items()
         ),
         rights=tuple(rights),
         namespaces=tuple(namespaces),
-        shards=shards,
+        shards=shards_for(count, 3 * f + 1) if shards is None else shards,
         max_skew_us=max_skew_us,
         op_time_us=op_time_us,
         grace_us=grace_us,
@@ -158,6 +161,23 @@ def found_cluster(
     unsigned = SignedConfiguration(configuration)
     signed = SignedConfiguration(configuration, ((admin.public, admin.sign(unsigned.signed_message)),))
     return Founded(signed, admin, node_keys, writer_keys)
+
+
+def shards_for(nodes: int, n: int) -> int:
+    """How many shards a cluster should have: enough for 256 places of groups per node, so that the most loaded node has
+    about a fifth more than the mean; 1,024 at least, and a power of two (docs/placement.md)."""
+    wanted = max(1024, 1 << (256 * nodes // n - 1).bit_length())
+    return min(wanted, 1 << (PLACEMENT_STEPS_MAX // nodes).bit_length() - 1, SHARDS_MAX)
+
+
+def _zones(zones: int | Sequence[str], count: int) -> list[str]:
+    if isinstance(zones, int):
+        if not 1 <= zones <= count:
+            raise ConfigurationError(f"{zones} zones for {count} nodes; 1 to {count}")
+        return [f"z{i % zones}" if zones > 1 else "" for i in range(count)]
+    if len(zones) != count:
+        raise ConfigurationError(f"{len(zones)} zones named for {count} nodes; name one for each node, or a number")
+    return list(zones)
 
 
 def node_key_path(directory: Path, name: str) -> Path:

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from quorumcache.cli import exits
 from quorumcache.cli.app import COMMANDS, app
 from quorumcache.core.config import Limits, RightInfo
-from quorumcache.wire.founding import read_cluster_file
+from quorumcache.core.config_model import PLACEMENT_STEPS_MAX, SHARDS_MAX
+from quorumcache.wire.founding import read_cluster_file, shards_for
 from quorumcache.wire.keys import read_key_file
 from quorumcache.wire.sealing import read_data_keys
 
@@ -43,6 +44,33 @@ def test_init_founds_a_cluster_and_never_writes_one_over(tmp_path: Path) -> None
     code, output = run("init", tmp_path / "c")
     assert code == exits.MISUSE
     assert "never written over" in output
+
+
+def test_init_and_status_say_which_zones_cannot_be_lost(tmp_path: Path) -> None:
+    """Protocol 9: with at most f members of any group in a zone, losing a zone stops nothing; else it is said."""
+    code, output = run("init", tmp_path / "three", "--nodes", 9, "--zones", 3, "--quotas", "default=99999")
+    assert code == exits.OK, output
+    assert "one zone holds more than f = 1" in " ".join(output.split())
+    configuration = read_cluster_file(tmp_path / "three").configuration
+    assert [node.zone for node in configuration.nodes] == ["z0", "z1", "z2"] * 3
+    assert configuration.namespaces[0].quota_bytes == 99999
+    code, output = run("status", "--cluster", tmp_path / "three", "--timeout", 0.1)
+    assert "one zone holds more than f = 1" in " ".join(output.split())
+    code, output = run("init", tmp_path / "four", "--nodes", 8, "--zones", "a,a,b,b,c,c,d,d")
+    assert code == exits.OK, output
+    assert "zone" not in output
+    assert len(read_cluster_file(tmp_path / "four").configuration.groups) > 1
+
+
+@pytest.mark.parametrize(("nodes", "n", "shards"), [(4, 4, 1024), (10, 7, 1024), (30, 4, 2048), (100, 4, 8192)])
+def test_shards_are_enough_for_the_nodes(nodes: int, n: int, shards: int) -> None:
+    assert shards_for(nodes, n) == shards
+
+
+@pytest.mark.parametrize("nodes", [1, 4, 999, 1000])
+def test_shards_for_any_number_of_nodes_are_allowed(nodes: int) -> None:
+    for n in (1, 4, 100):
+        assert 1 <= shards_for(nodes, n) <= min(SHARDS_MAX, PLACEMENT_STEPS_MAX // nodes)
 
 
 def test_init_takes_rights_readers_and_limits(tmp_path: Path) -> None:
@@ -88,6 +116,11 @@ def test_init_takes_rights_readers_and_limits(tmp_path: Path) -> None:
         (["--max-skew-ms", "-1"], "max_skew_us"),
         (["--op-time-ms", "9" * 30], "op_time_us"),
         (["--shards", "99999999"], "shards"),
+        (["--zones", "5"], "5 zones for 4 nodes"),
+        (["--zones", "a,b"], "2 zones named for 4 nodes"),
+        (["--quotas", "default=much"], "is not like default=67108864"),
+        (["--quotas", "default=1"], "quota_bytes"),
+        (["--quotas", "zed=99999"], "'zed' has a quota, and is none of the --namespaces"),
         (["--addresses", "a:1"], "1 addresses for 4 nodes"),
         (["--addresses", "a,b,c,d"], "host:port"),
         (["--base-port", "65535"], "65536"),

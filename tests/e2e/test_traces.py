@@ -45,7 +45,16 @@ def test_a_bad_file_is_told_so(tmp_path: Path, name: str, data: bytes, told: str
 
 def test_a_missing_file_ends_with_status_2_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as ended:
-        replay(tmp_path / "none", cluster=None, key=None, namespace=None, limit=0, tasks=1, value_bytes_max=16)
+        replay(
+            tmp_path / "none",
+            cluster=None,
+            key=None,
+            namespace=None,
+            limit=0,
+            tasks=1,
+            value_bytes_max=16,
+            memory_percent=0,
+        )
     assert ended.value.exit_code == 2
     assert "cannot be read" in capsys.readouterr().err
 
@@ -53,7 +62,7 @@ def test_a_missing_file_ends_with_status_2_and_no_traceback(tmp_path: Path, caps
 def test_a_small_trace_against_a_private_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "trace"
     path.write_text("".join(f"{i} {i % 10} {100 * (i % 10)}\n" for i in range(40)))
-    replay(path, cluster=None, key=None, namespace=None, limit=0, tasks=1, value_bytes_max=500)
+    replay(path, cluster=None, key=None, namespace=None, limit=0, tasks=1, value_bytes_max=500, memory_percent=0)
     told = capsys.readouterr().out
     assert "40 requests for 10 keys" in told
     assert "hit ratio  75.00% (30 hits, 10 misses)" in told
