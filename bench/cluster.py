@@ -21,7 +21,6 @@ from typing import Any
 
 from quorumcache.core.config import (
     Configuration,
-    NamespaceInfo,
     NodeInfo,
     SignedConfiguration,
     WriterInfo,
@@ -29,6 +28,7 @@ from quorumcache.core.config import (
 from quorumcache.core.node import NodeLimits
 from quorumcache.node import RunningNode
 from quorumcache.storage import storage_of
+from quorumcache.wire.founding import NAMESPACES
 from quorumcache.wire.keys import SigningKey
 
 #: Where nodes keep entries, and what these then survive.
@@ -69,7 +69,7 @@ def make_cluster(f: int, *, tls: bool = True) -> tuple[SignedConfiguration, list
             NodeInfo(i, f"n{i}", key.public, f"127.0.0.1:{port}", "", 1)
             for i, (key, port) in enumerate(zip(keys, free_ports(count), strict=True))
         ),
-        namespaces=(NamespaceInfo("default", "register", "quorum", ("*",), 1 << 20, 0),),
+        namespaces=NAMESPACES,
         writers=(WriterInfo("bench", writer.public, "active"),),
     )
     unsigned = SignedConfiguration(configuration, ())

@@ -22,6 +22,7 @@ from quorumcache.core.model import (
     value_hash_of,
 )
 from quorumcache.core.outcome import DENIED, MISMATCH, UNAVAILABLE, Failed, Found, Missed, Outcome
+from quorumcache.core.types.base import is_base_slot
 
 if TYPE_CHECKING:
     from quorumcache.core.coordinator import Coordinator
@@ -75,6 +76,7 @@ class ReadBatch(Machine):
         "_digests",
         "_fetches",
         "_group",
+        "_hedge_us",
         "_id",
         "_keyed",
         "_left",
@@ -107,6 +109,9 @@ class ReadBatch(Machine):
         self._keyed = [slot[: 1 + slot[0]] in types for slot in slots] if types else []
         if True not in self._keyed:
             self._keyed = []
+        # A whole key may be megabytes, and then takes its node a while: another is asked only after the grace time.
+        whole = any(keyed and is_base_slot(slot) for keyed, slot in zip(self._keyed, slots, strict=False))
+        self._hedge_us = max(HEDGE_US, context.configuration.grace_us) if whole else HEDGE_US
         self._started_us = now_us
         self._answers: dict[int, bytes] = {}  # node -> its digests, joined
         self._rejects: dict[int, m.Reject] = {}
@@ -160,7 +165,7 @@ class ReadBatch(Machine):
             return
         if not self._quorum_us:
             self._quorum_us = now_us
-            self.deadline_us = min(now_us + HEDGE_US, self.end_us)
+            self.deadline_us = min(now_us + self._hedge_us, self.end_us)
         if not self._digests:
             if list(answers.values()).count(digests) >= q:
                 self._digests = [digests[at : at + 32] for at in range(0, len(digests), 32)]
@@ -311,7 +316,7 @@ class ReadBatch(Machine):
                 m.Read(request_id, context.configuration.digest, slots, 0, len(slots)),
             )
         if wanted:
-            self.deadline_us = min(now_us + HEDGE_US, self.end_us)
+            self.deadline_us = min(now_us + self._hedge_us, self.end_us)
         if hopeless:
             self._to_settle(hopeless, now_us)
 

@@ -71,6 +71,7 @@ class Link:
         self._key = key
         self._compress = compress
         self._pin = NodePin(node) if configuration.tls else None
+        self.received_bytes = 0
         self._credit_bytes = 0
         self._under_way: dict[int, bytes] = {}  # id -> request: sent, not answered
         self._under_way_bytes = 0
@@ -238,6 +239,7 @@ class Link:
                 if websocket.exception() is not None:
                     self.problem = f"the session broke: {websocket.exception()}"
                 return
+            self.received_bytes += len(message.data)
             replies = codec.decode_replies(opener.open(message.data))
             for reply in replies:
                 sent = under_way.pop(reply.id, None)
