@@ -17,15 +17,17 @@ class Journal:
     """What changed since the last `clear`.
 
     `entries` and `promises`: slot -> what was current and what was open there before; what is there now, the slots
-    say. `shards`: those whose floor or state changed. `released`: batches that, for a moment at least, no entry shared.
+    say. `shards`: those whose floor or state changed; `floors`: what their floors were before. `released`: batches
+    that, for a moment at least, no entry shared.
     """
 
-    __slots__ = ("entries", "promises", "released", "shards")
+    __slots__ = ("entries", "floors", "promises", "released", "shards")
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Held | None] = {}
         self.promises: dict[bytes, tuple[Promise, ...]] = {}
         self.shards: dict[int, Shard] = {}
+        self.floors: dict[int, int] = {}
         self.released: list[Batch] = []
 
     def __bool__(self) -> bool:
@@ -36,15 +38,20 @@ class Journal:
         self.entries.clear()
         self.promises.clear()
         self.shards.clear()
+        self.floors.clear()
         self.released.clear()
 
     def undo(self, slots: Slots) -> None:
-        """Put entries and promises back as they were before. Floors stay where they are, and shards active, and are
-        still to be written: a floor is a bound, and a higher one is as true."""
+        """Put entries, promises and floors back as they were before. A floor may go down here, and only here: nobody
+        has heard of the higher one, and what is answered under it would be forgotten by a restart. Shards stay active,
+        which is still to be written: to recover again is never wrong."""
         for slot in sorted(self.entries):  # A key's base before its fields.
             slots.put_back(slot, self.entries[slot])
         for slot, promises in self.promises.items():
             slots.put_back_promises(slot, promises)
+        for number, floor_us in self.floors.items():
+            slots.shards[number].floor_us = floor_us
         self.entries.clear()
         self.promises.clear()
+        self.floors.clear()
         self.released.clear()

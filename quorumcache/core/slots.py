@@ -169,11 +169,12 @@ class Slots:
     def raise_floor(self, shard: Shard, time_us: int) -> None:
         """Raise a shard's floor to `time_us`; it never goes down."""
         if time_us > shard.floor_us:
+            if self.journal is not None:
+                self.journal.shards[shard.number] = shard
+                self.journal.floors.setdefault(shard.number, shard.floor_us)
             shard.floor_us = time_us
             if time_us > self.floor_max_us:
                 self.floor_max_us = time_us
-            if self.journal is not None:
-                self.journal.shards[shard.number] = shard
 
     def activate(self, shard: Shard) -> None:
         """End a shard's recovery."""

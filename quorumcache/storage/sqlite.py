@@ -73,6 +73,7 @@ class SqliteStorage:
         self._boot = boot
         self._directory: Directory | None = None
         self._database: sqlite3.Connection | None = None
+        self._file: int | None = None
         self._log_file: int | None = None
         self._syncer: Syncer | None = None
         self._mover: ThreadPoolExecutor | None = None
@@ -123,8 +124,8 @@ class SqliteStorage:
         if self.durability == "power":
             # An earlier run may have been content with less.
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            with directory.database.open("rb+") as file:
-                sync(file.fileno())
+            assert self._file is not None
+            sync(self._file)
             sync(self._log_file)
             log_file = self._log_file
             self._syncer = Syncer(lambda: sync(log_file))
@@ -161,7 +162,7 @@ class SqliteStorage:
 
     def _connect(self, directory: Directory) -> sqlite3.Connection:
         # For its owner only; the log and its index take after it.
-        os.close(os.open(directory.database, os.O_RDWR | os.O_CREAT, 0o600))
+        self._file = os.open(directory.database, os.O_RDWR | os.O_CREAT, 0o600)
         database = sqlite3.connect(directory.database, isolation_level=None, cached_statements=64, timeout=5.0)
         self._database = database
         database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
@@ -325,9 +326,10 @@ class SqliteStorage:
                 directory.mark(BROKEN, self.durability)
             else:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                self._disconnect()
-                with directory.database.open("rb+") as file:
-                    sync(file.fileno())
+                assert self._file is not None
+                assert self._log_file is not None
+                sync(self._log_file)
+                sync(self._file)
                 directory.mark(STOPPED, self.durability)
         except (OSError, sqlite3.Error) as fault:
             _log.warning("%s: not stopped in order: %s", directory.path, fault)
@@ -347,6 +349,10 @@ class SqliteStorage:
         if self._database is not None:
             self._database.close()
             self._database = None
+        # Not before: with any descriptor of it, a process lets go of all its locks on a file.
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def _let_go(self) -> None:
         self._disconnect()

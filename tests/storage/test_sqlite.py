@@ -316,7 +316,7 @@ def test_what_cannot_be_stored_is_undone_and_what_was_stored_stays(tmp_path: Pat
     before, fault = stored, ""
     for number in range(1000):
         before = picture(kept.slots)
-        apply(kept.slots, [("promise", number % 4, number + 30 + i) for i in range(8)])
+        apply(kept.slots, [("floor", number % 4, number + 30), *(("promise", i % 4, number + i) for i in range(8))])
         try:
             kept.write()
         except NotStored as told:
