@@ -15,10 +15,13 @@ from typing import Any, Final, Literal, Self, TypeVar, overload
 
 from quorumcache.client.bulk import Many, Part, error_of
 from quorumcache.client.collections.methods import Handles
+from quorumcache.client.computing import Computing
 from quorumcache.client.engine import Engine, now_us
+from quorumcache.client.envelope import MAGIC, STALE, escape, parse, touched
 from quorumcache.client.listing import Lists
 from quorumcache.client.serializers import Serializer, serializer_of
 from quorumcache.client.vault import DataKeysSource, Vault, vault_for
+from quorumcache.client.views import namespace_in
 from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.model import (
     DELETE,
@@ -61,7 +64,7 @@ def load_cluster(cluster: str | os.PathLike[str] | SignedConfiguration) -> Signe
     return cluster
 
 
-class Client(Handles, Lists):
+class Client(Handles, Lists, Computing):
     """A client of a cluster, for asyncio.
 
     Open it with `await Client.connect(...)` and close it with `await client.close()`, or use it in `async with`:
@@ -128,7 +131,7 @@ class Client(Handles, Lists):
         """
         signed = load_cluster(cluster)
         configuration = signed.configuration
-        namespace = _namespace_in(configuration, namespace)
+        namespace = namespace_in(configuration, namespace)
         if key is not None and not isinstance(key, SigningKey):
             key = read_key_file(Path(key), role="writer")
         if key is not None and not configuration.is_client(key.public):
@@ -164,8 +167,7 @@ class Client(Handles, Lists):
     def within(self, namespace: str) -> Self:
         """A client for another namespace, over the same sessions: closing one closes both. Raises Misuse where there
         is no such namespace."""
-        name = _namespace_in(self.configuration, namespace)
-        return type(self)(self._engine, self._signed, name, self._serializer, self._data_keys)
+        return self.namespace(namespace)
 
     @property
     def unreachable(self) -> dict[str, str]:
@@ -244,7 +246,10 @@ class Client(Handles, Lists):
         slot = self._slot(key)
         outcome = await self._read(slot, with_proof)
         if type(outcome) is Found:
-            value = self._loads(self._value(slot, outcome))
+            data = self._value(slot, outcome)
+            value = self._loads(data) if data[:4] != MAGIC else self._unwrapped(data)
+            if value is STALE:
+                return default
             if not with_proof:
                 return value
             assert outcome.entry is not None, "a full read ends with the whole entry"
@@ -263,7 +268,10 @@ class Client(Handles, Lists):
         found = {}
         for key, slot, outcome in zip(wanted, slots, outcomes, strict=True):
             if type(outcome) is Found:
-                found[key] = loads(self._value(slot, outcome))
+                data = self._value(slot, outcome)
+                value = loads(data) if data[:4] != MAGIC else self._unwrapped(data)
+                if value is not STALE:
+                    found[key] = value
             else:
                 self._check_miss(outcome, strict)
         return found
@@ -274,10 +282,12 @@ class Client(Handles, Lists):
         if type(outcome) is not Found:
             self._check_miss(outcome, False)
             return None
-        expires_at_us = header_expires_at(outcome.header)
+        fresh_until_us = parse(self._value(self._slot(key), outcome)).fresh_until_us
+        expires_at_us = fresh_until_us or header_expires_at(outcome.header)
         if not expires_at_us:
             return math.inf
-        return max(0.0, (expires_at_us - self._cluster_us()) / 1e6)
+        left_s = (expires_at_us - self._cluster_us()) / 1e6
+        return None if fresh_until_us and left_s <= 0 else max(0.0, left_s)
 
     async def read(self, key: Key) -> Outcome:
         """As `get`, but how the read ended, as data: Found (its header has the stamp), Missed or Failed. For audits."""
@@ -285,20 +295,20 @@ class Client(Handles, Lists):
 
     def data_of(self, key: Key, found: Found) -> bytes:
         """The bytes of the value in what `read` returned, opened where clients seal values. Raises CannotOpen."""
-        return self._value(self._slot(key), found)
+        return parse(self._value(self._slot(key), found)).data or b""
 
     # --- writing ---
 
     async def write(self, key: Key, value: Any, *, ttl: float | None = None) -> Outcome:
         """As `set`, but how the write ended, as data: Written (with its stamp) or Failed. For audits."""
-        return await self._write(self._slot(key), PUT, self._data(value), self._expires_at(ttl))
+        return await self._write(self._slot(key), PUT, self._stored(value), self._expires_at(ttl))
 
     async def set(self, key: Key, value: Any, *, ttl: float | None = None) -> None:
         """Set the key's value; it is complete, and will be read, when this returns.
 
         `ttl`: seconds to live. Raises PermissionDenied, Unavailable (nothing happened), OutcomeUnknown (it may have).
         """
-        data = self._data(value)
+        data = self._stored(value)
         self._check_written(await self._write(self._slot(key), PUT, data, self._expires_at(ttl)))
 
     async def delete(self, key: Key) -> None:
@@ -313,7 +323,7 @@ class Client(Handles, Lists):
         if not items:
             return
         expires_at_us = self._expires_at(ttl)
-        writes = [(self._slot(key), self._data(value)) for key, value in items.items()]
+        writes = [(self._slot(key), self._stored(value)) for key, value in items.items()]
         outcomes = await self._many([slot for slot, _ in writes], [(v, PUT, expires_at_us) for _, v in writes])
         self._check_many(list(items), outcomes)
 
@@ -335,8 +345,8 @@ class Client(Handles, Lists):
         if type(outcome) is not Found:
             self._check_miss(outcome, False)
             return False
-        value = self._value(slot, outcome)
-        self._check_written(await self._write(slot, PUT, value, self._expires_at(ttl)))
+        data, expires_at_us = self._value(slot, outcome), self._expires_at(ttl)
+        self._check_written(await self._write(slot, PUT, touched(data, expires_at_us), expires_at_us))
         return True
 
     # --- inside ---
@@ -352,6 +362,11 @@ class Client(Handles, Lists):
         return await future
 
     async def _write(self, slot: bytes, kind: int, value: bytes, expires_at_us: int) -> Outcome:
+        if len(self._engine.flights):
+            self._engine.flights.overtake(slot)
+        return await self._put(slot, kind, value, expires_at_us)
+
+    async def _put(self, slot: bytes, kind: int, value: bytes, expires_at_us: int) -> Outcome:
         engine = self._engine
         self._check_usable()
         if not engine.admit():
@@ -371,6 +386,9 @@ class Client(Handles, Lists):
         engine = self._engine
         self._check_usable()
         core = engine.core
+        if writes is not None and len(engine.flights):
+            for slot in slots:
+                engine.flights.overtake(slot)
         many = Many(engine.loop.create_future(), len(slots))
         try:
             for i, slot in enumerate(slots):
@@ -414,9 +432,12 @@ class Client(Handles, Lists):
         value = salted[16:]
         return value if self._vault is None else self._vault.open(slot, header_stamp(header), value)
 
-    def _data(self, value: Any) -> bytes:
+    def _stored(self, value: Any) -> bytes:
+        return escape(self._data(value))
+
+    def _data(self, value: Any, more: int = 0) -> bytes:
         data = self._dumps(value)
-        if len(data) > self._value_bytes_max:
+        if len(data) + more > self._value_bytes_max:
             raise InvalidValue(
                 f"a value of {len(data)} bytes; the namespace {self._namespace!r} takes at most {self._value_bytes_max}"
             )
@@ -424,6 +445,8 @@ class Client(Handles, Lists):
 
     def _expires_at(self, ttl: float | None) -> int:
         limit = self._ttl_s_max
+        if ttl is None:
+            ttl = self._ttl_default
         if ttl is None:
             if limit:
                 raise InvalidValue(
@@ -475,16 +498,6 @@ class Client(Handles, Lists):
         error = type(gravest)(f"{len(failed)} of {len(keys)} writes failed, one of them so: {gravest}")
         error.failed = dict(failed)
         raise error
-
-
-def _namespace_in(configuration: Configuration, namespace: str | None) -> str:
-    """The namespace of that name, or with None the first. Raises Misuse where there is none."""
-    names = [info.name for info in configuration.namespaces]
-    if namespace is None and names:
-        return names[0]
-    if namespace is None or namespace not in names:
-        raise Misuse(f"the cluster has no namespace {namespace!r}; it has {', '.join(names) or 'none'}")
-    return namespace
 
 
 def slot_in(namespace: str, key: Key) -> bytes:

@@ -12,9 +12,10 @@ import contextlib
 import os
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakValueDictionary
 
+from quorumcache.client.flight import Flights
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
 from quorumcache.core.coordinator import Coordinator
@@ -66,6 +67,8 @@ class Engine:
             guess_us=time.time_ns() // 1000 - now_us(),
         )
         self.links: dict[int, Link] = {}
+        #: The loaders under way, by slot: of all clients over these sessions.
+        self.flights: Flights[Any] = Flights()
         self.closed = False
         self._compress = compress
         self._http: Http | None = None
@@ -129,6 +132,7 @@ class Engine:
     async def stop(self) -> None:
         """Close all sessions. Operations that have not ended end as Unavailable or OutcomeUnknown."""
         self.closed = True
+        await self.flights.stop()
         for timer in (self._timer, self._cleaner):
             if timer is not None:
                 timer.cancel()

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from quorumcache.errors import Unavailable
 
 V = TypeVar("V")
+
+#: How long those who wait for a value wait for its being kept, in seconds.
+KEEP_S_MAX: Final = 0.1
 
 
 class Flight(Generic[V]):
@@ -31,6 +34,16 @@ class Flight(Generic[V]):
         """Give all who wait the value."""
         if not self._future.done():
             self._future.set_result(value)
+
+    async def answer_when(self, value: V, kept: Awaitable[None]) -> None:
+        """Give all who wait the value when `kept` is done, so that they find it where they look next; or after a
+        moment, so that what is slow there does not hold them up. Raises what `kept` raises."""
+        timer = self._future.get_loop().call_later(KEEP_S_MAX, self.answer, value)
+        try:
+            await kept
+        finally:
+            timer.cancel()
+            self.answer(value)
 
     def fail(self, error: Exception) -> None:
         """Give all who wait the error."""

@@ -16,6 +16,7 @@ from quorumcache.client.client import Client, Key
 from quorumcache.client.collections.sync import SyncCounter, SyncMap, SyncSet, SyncSiblings
 from quorumcache.client.listing import LIMIT, Page
 from quorumcache.client.serializers import Serializer
+from quorumcache.client.sync_computed import SyncComputing
 from quorumcache.client.vault import DataKeysSource
 from quorumcache.core.config import SignedConfiguration
 from quorumcache.errors import Misuse
@@ -24,7 +25,7 @@ from quorumcache.wire.keys import SigningKey
 T = TypeVar("T")
 
 
-class SyncClient:
+class SyncClient(SyncComputing):
     """A blocking client of a cluster; its methods are those of `Client`, and may be called from any thread.
 
     with SyncClient("cluster.toml", key="keys/writer-default.key") as client:
@@ -170,13 +171,16 @@ class SyncClient:
         """See `Client.clear`."""
         return self._run(self._client.clear())
 
-    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def _check_usable(self, coroutine: Coroutine[Any, Any, T]) -> None:
         if self._closed or not self._thread.is_alive():
             coroutine.close()
             raise Misuse("this client is closed, or was made before a fork: connect a new one")
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise Misuse("a blocking call from the client's own loop would never end: use Client there")
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        self._check_usable(coroutine)
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()

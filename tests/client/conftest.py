@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
-from quorumcache.client import Client
+from quorumcache.client import Client, SyncClient
 from quorumcache.testing import LocalCluster
 
 
@@ -21,3 +24,33 @@ async def cluster() -> AsyncIterator[LocalCluster]:
 async def client(cluster: LocalCluster) -> Client:
     """A client that reads and writes; the cluster closes it."""
     return await cluster.client()
+
+
+@pytest.fixture(scope="module")
+def distant_cluster() -> Iterator[LocalCluster]:
+    """A cluster in a loop and thread of its own, for blocking clients."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
+
+    async def start() -> LocalCluster:
+        return await LocalCluster(max_skew=0.02, grace=0.05).__aenter__()
+
+    cluster = run(start())
+    try:
+        yield cluster
+    finally:
+        run(cluster.__aexit__(None, None, None))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def sync_client(distant_cluster: LocalCluster) -> Iterator[SyncClient]:
+    """A blocking client of it."""
+    with SyncClient(distant_cluster.signed, key=distant_cluster.writers["default"]) as client:
+        yield client

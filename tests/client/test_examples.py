@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import inspect
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from quorumcache.testing import LocalCluster
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 _FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = ["database.md"]
+PAGES = ["api.md", "database.md"]
 
 
 def _code_of(page: str) -> str:
@@ -41,3 +42,15 @@ async def test_an_example_runs(page: str, name: str, cluster: LocalCluster, tmp_
         value = offered[parameter]()
         arguments[parameter] = await value if inspect.isawaitable(value) else value
     await scope[name](**arguments)
+
+
+def test_the_session_on_the_api_page_goes_as_it_says(distant_cluster: LocalCluster) -> None:
+    """Doctests: `cluster` is a cluster, `key` a writer's key of it."""
+    fenced = re.compile(r"^```.*$", re.MULTILINE)
+    text = fenced.sub("", (DOCS / "api.md").read_text(encoding="utf-8"))
+    scope = {"__name__": "__main__", "cluster": distant_cluster.signed, "key": distant_cluster.writers["default"]}
+    session = doctest.DocTestParser().get_doctest(text, scope, "api.md", "api.md", 0)
+    said: list[str] = []
+    results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(session, out=said.append)
+    assert results.attempted > 20
+    assert not results.failed, "".join(said)

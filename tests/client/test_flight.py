@@ -110,6 +110,29 @@ async def test_a_run_may_answer_before_it_ends() -> None:
     assert done == [True]
 
 
+async def test_an_answer_waits_a_moment_for_what_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    flights, kept = Flights[int](), asyncio.Event()
+
+    async def keep() -> None:
+        await kept.wait()
+
+    async def work(flight: Flight[int]) -> int:
+        await flight.answer_when(7, keep())
+        return 7
+
+    monkeypatch.setattr("quorumcache.client.flight.KEEP_S_MAX", 60.0)
+    waiter = asyncio.create_task(flights.run("k", work))
+    await _turns(20)
+    assert not waiter.done()
+    kept.set()
+    assert await waiter == 7
+    kept.clear()
+    monkeypatch.setattr("quorumcache.client.flight.KEEP_S_MAX", 0.001)
+    assert await flights.run("k", work) == 7
+    assert len(flights) == 1  # It goes on.
+    kept.set()
+
+
 async def test_stopping_ends_all_runs_also_overtaken_ones() -> None:
     flights, work = Flights[int](), Work()
     first = asyncio.create_task(flights.run("k", work))

@@ -11,9 +11,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from quorumcache.client.backoff import backoff_s
 from quorumcache.client.client import Client
 from quorumcache.client.database.queue import DurableQueue, Queued
-from quorumcache.client.database.repairs import Repairs, backoff_s
+from quorumcache.client.database.repairs import Repairs
 from quorumcache.client.database.store import Change, Store, key_bytes
 from quorumcache.core.outcome import Found, Missed, Outcome
 from quorumcache.errors import CannotOpen, InvalidKey, InvalidValue, QuorumCacheError

@@ -8,10 +8,10 @@ unknown cannot come back behind one that succeeded.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+from quorumcache.client.backoff import backoff_s
 from quorumcache.client.client import Client
 from quorumcache.client.database.store import Key, key_bytes
 from quorumcache.errors import OutcomeUnknown, QuorumCacheError, Unavailable
@@ -19,12 +19,6 @@ from quorumcache.errors import OutcomeUnknown, QuorumCacheError, Unavailable
 DELAY_S_MIN: Final = 0.05
 DELAY_S_MAX: Final = 5.0
 DELETE_MANY_MAX: Final = 1000
-
-
-def backoff_s(attempt: int, least_s: float, most_s: float) -> float:
-    """Seconds to wait before attempt 1, 2, ...: doubled each time up to a bound, and then somewhere in its upper half,
-    so that many do not come back at once."""
-    return min(most_s, least_s * 2.0 ** min(attempt - 1, 30)) * (0.5 + random.random() / 2)
 
 
 class Repairs:

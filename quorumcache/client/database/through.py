@@ -184,9 +184,8 @@ class ReadThrough:
                     raise Misuse(f"the source returned a {type(loading).__name__} at once: make it an async function")
                 value = await loading
         answer = (value, value is not None)
-        flight.answer(answer)
         if value is not None and not flight.is_overtaken:
-            await self._put_many({key: value})
+            await flight.answer_when(answer, self._put_many({key: value}))
         return answer
 
     async def _put_many(self, values: Mapping[Key, Any]) -> None:
