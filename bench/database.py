@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quorumcache import PostgresStore, SqliteStore, Store, WriteBehind, WriteThrough
 from quorumcache.client.database.queue import Durability

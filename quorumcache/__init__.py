@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quorumcache.version import VERSION
 
 if TYPE_CHECKING:
-    from quorumcache.client import Client, DataKeys, OpenTelemetry, Page, SyncClient, cached
+    from quorumcache.client import Client, DataKeys, NearCache, OpenTelemetry, Page, SyncClient, cached
     from quorumcache.client.database import (
         Change,
         PostgresStore,
@@ -55,6 +55,7 @@ __all__ = [
     "InvalidValue",
     "KeyFileError",
     "Misuse",
+    "NearCache",
     "OpenTelemetry",
     "OutcomeUnknown",
     "Page",
@@ -77,7 +78,7 @@ __all__ = [
 
 __version__ = VERSION
 
-_CLIENTS: Final = ("Client", "DataKeys", "OpenTelemetry", "Page", "SyncClient", "cached")
+_CLIENTS: Final = ("Client", "DataKeys", "NearCache", "OpenTelemetry", "Page", "SyncClient", "cached")
 _DATABASE: Final = ("Change", "PostgresStore", "ReadThrough", "SqliteStore", "Store", "WriteBehind", "WriteThrough")
 _HOMES: Final = {
     **dict.fromkeys(_CLIENTS, "quorumcache.client"),

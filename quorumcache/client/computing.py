@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 from quorumcache.client import envelope
 from quorumcache.client.cached import Decorator, KeyMaker
@@ -14,6 +14,11 @@ from quorumcache.client.views import Options, namespace_in, view
 
 if TYPE_CHECKING:
     from quorumcache.client.client import Client
+    from quorumcache.client.near import NearCache
+
+#: What a near cache holds unless told otherwise.
+ENTRIES_MAX: Final = 10_000
+BYTES_MAX: Final = 64 << 20
 
 
 class Computing:
@@ -106,6 +111,14 @@ class Computing:
         """
         client = cast("Client", self)
         return Decorator(client, Policy(ttl, eagerness, stale, timeout, cache_timeout, on_unavailable), key)
+
+    def near(self, *, staleness: float, entries_max: int = ENTRIES_MAX, bytes_max: int = BYTES_MAX) -> NearCache:
+        """A near cache before this client: what was read less than `staleness` seconds ago is read from memory. See
+        `NearCache`."""
+        from quorumcache.client.near import NearCache
+
+        client = cast("Client", self)
+        return NearCache(client, staleness=staleness, entries_max=entries_max, bytes_max=bytes_max)
 
     def _unwrapped(self, data: bytes) -> Any | Stale:
         """The value in an envelope, or STALE where it has outlived its time."""

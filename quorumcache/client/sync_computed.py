@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVa
 
 from quorumcache.client.cached import KeyMaker, Keys, check_function
 from quorumcache.client.computed import CACHE_TIMEOUT_S, Policy, get_or_set
+from quorumcache.client.computing import BYTES_MAX, ENTRIES_MAX
 from quorumcache.client.lending import ask_and_lend
 from quorumcache.client.serializers import Serializer
 from quorumcache.client.tracing import Trace
@@ -19,7 +20,9 @@ from quorumcache.errors import Misuse
 
 if TYPE_CHECKING:
     from quorumcache.client.client import Client
+    from quorumcache.client.near import NearCache
     from quorumcache.client.sync import SyncClient
+    from quorumcache.client.sync_near import SyncNearCache
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -169,6 +172,17 @@ class SyncComputing:
         other = copy.copy(client)
         other._client = client._run(make())
         return cast("Self", other)
+
+    def near(self, *, staleness: float, entries_max: int = ENTRIES_MAX, bytes_max: int = BYTES_MAX) -> SyncNearCache:
+        """See `Client.near`."""
+        from quorumcache.client.sync_near import SyncNearCache
+
+        client = cast("SyncClient", self)
+
+        async def make() -> NearCache:
+            return client._client.near(staleness=staleness, entries_max=entries_max, bytes_max=bytes_max)
+
+        return SyncNearCache(client, client._run(make()))
 
     def _submit(self, coroutine: Any) -> Future[Any]:
         client = cast("SyncClient", self)
