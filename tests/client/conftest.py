@@ -15,8 +15,15 @@ from quorumcache.testing import LocalCluster
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[LocalCluster]:
-    """Four nodes; operations give up after half a second, so that tests of failures do not wait."""
-    async with LocalCluster(max_skew=0.02, op_time=0.5, grace=0.05) as cluster:
+    """Four nodes, which are given all the time that a busy machine needs."""
+    async with LocalCluster(max_skew=0.02, op_time=30.0, grace=0.05) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def failing_cluster() -> AsyncIterator[LocalCluster]:
+    """Four nodes, some of which are to be taken down: operations give up soon, so that tests need not wait."""
+    async with LocalCluster(max_skew=0.02, op_time=0.7, grace=0.05) as cluster:
         yield cluster
 
 

@@ -260,10 +260,11 @@ async def test_a_write_while_the_loader_runs_is_not_overwritten(client: Client) 
         await client.delete("k")
 
 
-async def test_without_the_cache_the_loader_serves_unless_told_otherwise(client: Client, cluster: LocalCluster) -> None:
+async def test_without_the_cache_the_loader_serves_unless_told_otherwise(failing_cluster: LocalCluster) -> None:
+    client = await failing_cluster.client()
     loader = Loader()
     for node in (2, 3):
-        await cluster.kill(node)
+        await failing_cluster.kill(node)
     assert await client.get_or_set("k", loader, 60) == b"1"
     assert await client.get_or_set("k", loader, 60, cache_timeout=0.001) == b"1"  # The run still under way.
     with pytest.raises(Unavailable):

@@ -206,13 +206,14 @@ async def test_what_expires_is_not_shown_longer_and_values_are_everybodys_own(cl
     assert await near.get("none", "default") is None
 
 
-async def test_a_cluster_out_of_reach_shows(client: Client, cluster: LocalCluster) -> None:
+async def test_a_cluster_out_of_reach_shows(failing_cluster: LocalCluster) -> None:
+    client = await failing_cluster.client()
     clock = Clock()
     near = NearCache(client, staleness=1.0, clock=clock)
     await near.set("k", b"v")
     assert await near.get("k") == b"v"
     for node in (2, 3):
-        await cluster.kill(node)
+        await failing_cluster.kill(node)
     assert await near.get("k") == b"v"
     clock.now_s += 1.0
     with pytest.raises(Unavailable):

@@ -112,7 +112,8 @@ class Told:
             raise
 
 
-async def test_a_trace_is_told_of_each_operation(client: Client, cluster: LocalCluster) -> None:
+async def test_a_trace_is_told_of_each_operation(failing_cluster: LocalCluster) -> None:
+    client = await failing_cluster.client()
     told = Told()
     traced = client.namespace(trace=told)
     await traced.set("k", b"v")
@@ -131,7 +132,7 @@ async def test_a_trace_is_told_of_each_operation(client: Client, cluster: LocalC
         await traced.get_or_set("fails", lambda: 1 // 0)
     assert told.lines[-1] == "load default 1 ZeroDivisionError"
     for node in (2, 3):
-        await cluster.kill(node)
+        await failing_cluster.kill(node)
     with pytest.raises(Unavailable):
         await traced.get("k")
     assert told.lines[-1] == "read default 1 unavailable"

@@ -226,14 +226,15 @@ async def test_a_cancelled_write_is_saved_if_it_was_in_the_file_and_leaves_no_pl
 
 
 async def test_without_the_cache_writes_are_taken_and_saved_and_it_is_repaired_later(
-    cluster: LocalCluster, client: Client, tmp_path: Path
+    failing_cluster: LocalCluster, tmp_path: Path
 ) -> None:
+    client = await failing_cluster.client()
     store = FakeStore()
     async with opened(client, store, tmp_path, cache_timeout=1.0) as cache:
         await cache.set("k", b"1")
         await cache.flush(5.0)
         for node in (2, 3):
-            await cluster.kill(node)
+            await failing_cluster.kill(node)
         await cache.set("k", b"2")
         await cache.flush(5.0)
         assert store.value("k") == b"2"
@@ -241,7 +242,7 @@ async def test_without_the_cache_writes_are_taken_and_saved_and_it_is_repaired_l
         assert cache.status.unrepaired == 1
         assert cache.counts["cache_failures"]
         for node in (2, 3):
-            await cluster.restart(node)
+            await failing_cluster.restart(node)
         await _until(lambda: not cache.status.unrepaired)
         assert await client.get("k") in (None, b"2")
 

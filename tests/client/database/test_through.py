@@ -41,7 +41,7 @@ async def test_a_key_is_loaded_once_and_then_read_from_the_cache(client: Client)
         await asyncio.sleep(0.01)
         return b"value of " + str(key).encode() if key != "none" else None
 
-    async with ReadThrough(client, load, ttl=60) as cache:
+    async with ReadThrough(client, load, ttl=60, cache_timeout=30) as cache:
         assert set(await asyncio.gather(*[cache.get("k") for _ in range(50)])) == {b"value of k"}
         assert await cache.get("k") == b"value of k"
         await _until(lambda: not len(cache._flights))
@@ -111,11 +111,12 @@ async def test_what_another_serializer_wrote_is_loaded_and_replaced(cluster: Loc
         assert cache.counts["cache_failures"] == 2
 
 
-async def test_without_the_cache_the_database_serves(cluster: LocalCluster, client: Client) -> None:
+async def test_without_the_cache_the_database_serves(failing_cluster: LocalCluster) -> None:
+    client = await failing_cluster.client()
     store = FakeStore()
     store.rows = {b"k": (1, b"v")}
     async with ReadThrough(client, store, cache_timeout=1.0) as cache:
-        await _take_down(cluster)
+        await _take_down(failing_cluster)
         assert await cache.get("k") == b"v"
         assert await cache.get_many(["k", "l"]) == {"k": b"v"}
         await _until(lambda: not len(cache._flights))
@@ -237,13 +238,12 @@ async def test_what_the_database_has_newer_leaves_the_cache(client: Client) -> N
         assert await cache.get("k") == b"of another, whose clock is ahead"
 
 
-async def test_writes_go_on_without_the_cache_which_is_repaired_when_it_is_back(
-    cluster: LocalCluster, client: Client
-) -> None:
+async def test_writes_go_on_without_the_cache_which_is_repaired_when_it_is_back(failing_cluster: LocalCluster) -> None:
+    client = await failing_cluster.client()
     store = FakeStore()
     async with WriteThrough(client, store, cache_timeout=1.0, repairs_max=2) as cache:
         await cache.set("k", b"1")
-        await _take_down(cluster)
+        await _take_down(failing_cluster)
         await cache.set("k", b"2")
         assert (cache.unrepaired, store.value("k")) == (1, b"2")
         assert await cache.get("k") == b"2"
@@ -253,10 +253,10 @@ async def test_writes_go_on_without_the_cache_which_is_repaired_when_it_is_back(
         assert store.value("m") is None
         with pytest.raises(Unavailable, match="may still show older values"):
             await cache.close(timeout=0.05)
-        await _bring_back(cluster)
+        await _bring_back(failing_cluster)
         cache._repairs.note(["k"])  # As the next failed write would.
         await _until(lambda: not cache.unrepaired)
-        assert await (await cluster.client()).get("k") is None
+        assert await (await failing_cluster.client()).get("k") is None
         assert await cache.get("k") == b"2"
         await _until(lambda: not len(cache._flights))
         assert await client.get("k") == b"2"
