@@ -20,6 +20,9 @@ if TYPE_CHECKING:
         ReadThrough,
         SqliteStore,
         Store,
+        SyncReadThrough,
+        SyncWriteBehind,
+        SyncWriteThrough,
         WriteBehind,
         WriteThrough,
     )
@@ -69,6 +72,9 @@ __all__ = [
     "Store",
     "StoreFailed",
     "SyncClient",
+    "SyncReadThrough",
+    "SyncWriteBehind",
+    "SyncWriteThrough",
     "Unavailable",
     "WriteBehind",
     "WriteThrough",
@@ -79,7 +85,18 @@ __all__ = [
 __version__ = VERSION
 
 _CLIENTS: Final = ("Client", "DataKeys", "NearCache", "OpenTelemetry", "Page", "SyncClient", "cached")
-_DATABASE: Final = ("Change", "PostgresStore", "ReadThrough", "SqliteStore", "Store", "WriteBehind", "WriteThrough")
+_DATABASE: Final = (
+    "Change",
+    "PostgresStore",
+    "ReadThrough",
+    "SqliteStore",
+    "Store",
+    "SyncReadThrough",
+    "SyncWriteBehind",
+    "SyncWriteThrough",
+    "WriteBehind",
+    "WriteThrough",
+)
 _HOMES: Final = {
     **dict.fromkeys(_CLIENTS, "quorumcache.client"),
     **dict.fromkeys(_DATABASE, "quorumcache.client.database"),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from quorumcache.client import client, engine
+from quorumcache.client import engine
+from quorumcache.client.operations import MANY_MAX
 from quorumcache.core import config_model, merkle, model
 from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration
@@ -107,7 +108,7 @@ def test_limits_in_the_documents_are_the_codes() -> None:
         f"| namespace | {model.NAMESPACE_BYTES_MAX} bytes |",
         f"| value | {model.VALUE_BYTES_MAX:,} bytes,",
         f"| batch | {model.BATCH_COUNT_MAX:,} headers, about {m.BATCH_BYTES_MAX >> 20} MiB;",
-        f"| keys in one call | {client.MANY_MAX:,} |",
+        f"| keys in one call | {MANY_MAX:,} |",
         f"| operations under way in a client | {engine.OPERATIONS_MAX:,} |",
         f"| frame | {codec.PAYLOAD_BYTES_MAX >> 20} MiB of payload, {codec.MESSAGES_PER_FRAME_MAX} messages |",
         f"| {server.CREDIT_BYTES >> 20} MiB, and {link.BACKLOG_BYTES_MAX >> 20} MiB waiting at the client |",

@@ -5,51 +5,39 @@ Keys and values in, values and errors out. How operations run is in engine.py an
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
-from quorumcache.client.bulk import Many, Part, error_of
 from quorumcache.client.collections.methods import Handles
 from quorumcache.client.computing import Computing
-from quorumcache.client.engine import Engine, now_us
-from quorumcache.client.envelope import MAGIC, STALE, escape, parse, touched
+from quorumcache.client.engine import Engine
+from quorumcache.client.envelope import MAGIC, STALE, parse, touched
 from quorumcache.client.listing import Lists
+from quorumcache.client.operations import Key, Operations
 from quorumcache.client.serializers import Serializer, serializer_of
-from quorumcache.client.vault import DataKeysSource, Vault, vault_for
+from quorumcache.client.vault import DataKeysSource
 from quorumcache.client.views import namespace_in
-from quorumcache.core.config import Configuration, SignedConfiguration
+from quorumcache.core.config import SignedConfiguration
 from quorumcache.core.model import (
     DELETE,
-    KEY_BYTES_MAX,
     PUT,
-    TIME_US_MAX,
-    VALUE_BYTES_MAX,
     header_expires_at,
-    header_stamp,
     slot_of,
 )
-from quorumcache.core.outcome import Found, Missed, Outcome, Written
+from quorumcache.core.outcome import Found, Outcome
 from quorumcache.errors import (
     InvalidKey,
-    InvalidValue,
-    Misuse,
-    OutcomeUnknown,
     PermissionDenied,
-    Unavailable,
 )
 from quorumcache.wire.founding import read_cluster_file
 from quorumcache.wire.keys import SigningKey, read_key_file, verify
 from quorumcache.wire.proof import make_proof
 
 T = TypeVar("T")
-Key = str | bytes
-
-MANY_MAX: Final = 100_000
 
 
 def load_cluster(cluster: str | os.PathLike[str] | SignedConfiguration) -> SignedConfiguration:
@@ -64,7 +52,7 @@ def load_cluster(cluster: str | os.PathLike[str] | SignedConfiguration) -> Signe
     return cluster
 
 
-class Client(Handles, Lists, Computing):
+class Client(Operations, Handles, Lists, Computing):
     """A client of a cluster, for asyncio.
 
     Open it with `await Client.connect(...)` and close it with `await client.close()`, or use it in `async with`:
@@ -76,35 +64,6 @@ class Client(Handles, Lists, Computing):
     Everything that is asked for in one turn of the event loop travels together. An operation that is cancelled, or
     times out in the caller's hand, leaves nothing behind; a write that was cancelled may or may not take effect.
     """
-
-    def __init__(
-        self,
-        engine: Engine,
-        signed: SignedConfiguration,
-        namespace: str,
-        serializer: Serializer,
-        data_keys: DataKeysSource | None = None,
-    ) -> None:
-        """Not for callers: use `connect`."""
-        self._data_keys = data_keys
-        self._vault = vault_for(engine.configuration, namespace, data_keys)
-        self._seal = self._vault.seal if self._vault is not None else None
-        self._engine = engine
-        self._signed = signed
-        self._namespace = namespace
-        info = engine.configuration.namespace(namespace.encode())
-        # A limit of 0 is no limit of the namespace's own; what a header can name stays one.
-        limit = info.value_bytes_max if info is not None else 0
-        more = Vault.bytes_more if self._vault is not None else 0
-        self._value_bytes_max = min(limit or VALUE_BYTES_MAX, VALUE_BYTES_MAX) - more
-        self._type = info.type if info is not None else "register"
-        if self._type != "register":
-            self._slot = self._no_slot  # type: ignore[method-assign]
-        self._ttl_s_max = info.ttl_s_max if info is not None else 0
-        self._serializer = serializer
-        self._dumps = serializer.dumps
-        self._loads = serializer.loads
-        self._prefix = bytes((len(namespace.encode()),)) + namespace.encode()
 
     @classmethod
     async def connect(
@@ -173,11 +132,6 @@ class Client(Handles, Lists, Computing):
     def unreachable(self) -> dict[str, str]:
         """The nodes without a session at the moment: name -> why, in words."""
         return {link.node.name: link.problem for link in self._engine.links.values() if not link.up}
-
-    @property
-    def configuration(self) -> Configuration:
-        """The configuration that the client works under."""
-        return self._engine.configuration
 
     @property
     def writer(self) -> bytes | None:
@@ -348,156 +302,6 @@ class Client(Handles, Lists, Computing):
         data, expires_at_us = self._value(slot, outcome), self._expires_at(ttl)
         self._check_written(await self._write(slot, PUT, touched(data, expires_at_us), expires_at_us))
         return True
-
-    # --- inside ---
-
-    async def _read(self, slot: bytes, full: bool) -> Outcome:
-        engine = self._engine
-        self._check_usable()
-        if not engine.admit():
-            await engine.admitted()
-        future: asyncio.Future[Outcome] = engine.loop.create_future()
-        engine.core.read(slot, future, full=full)
-        engine.kick()
-        return await future
-
-    async def _write(self, slot: bytes, kind: int, value: bytes, expires_at_us: int) -> Outcome:
-        if len(self._engine.flights):
-            self._engine.flights.overtake(slot)
-        return await self._put(slot, kind, value, expires_at_us)
-
-    async def _put(self, slot: bytes, kind: int, value: bytes, expires_at_us: int) -> Outcome:
-        engine = self._engine
-        self._check_usable()
-        if not engine.admit():
-            await engine.admitted()
-        future: asyncio.Future[Outcome] = engine.loop.create_future()
-        engine.core.write(slot, kind, value, expires_at_us, future, seal=self._seal)
-        engine.kick()
-        return await future
-
-    async def _many(
-        self, slots: list[bytes], writes: list[tuple[bytes, int, int]] | None, part: type[Part] = Part
-    ) -> list[Outcome]:
-        if len(slots) > MANY_MAX:
-            raise Misuse(f"{len(slots)} keys in one call; at most {MANY_MAX} are allowed: split it")
-        if not slots:
-            return []
-        engine = self._engine
-        self._check_usable()
-        core = engine.core
-        if writes is not None and len(engine.flights):
-            for slot in slots:
-                engine.flights.overtake(slot)
-        many = Many(engine.loop.create_future(), len(slots))
-        try:
-            for i, slot in enumerate(slots):
-                if not engine.admit():
-                    engine.kick()
-                    await engine.admitted()
-                if writes is None:
-                    core.read(slot, part(many, i))
-                else:
-                    value, kind, expires_at_us = writes[i]
-                    core.write(slot, kind, value, expires_at_us, Part(many, i), seal=self._seal)
-        finally:
-            engine.kick()
-        return await many.future
-
-    def _base_slot(self, key: Key) -> bytes:
-        return Client._slot(self, key)
-
-    def _slot(self, key: Key) -> bytes:
-        if type(key) is str:
-            try:
-                data = key.encode()
-            except UnicodeEncodeError as fault:
-                raise InvalidKey(f"a key that UTF-8 cannot encode: {fault}") from None
-        elif type(key) is bytes:
-            data = key
-        else:
-            raise InvalidKey(f"a key of type {type(key).__name__}; keys are str or bytes")
-        length = len(data)
-        if not 0 < length <= KEY_BYTES_MAX:
-            raise InvalidKey(f"a key of {length} bytes; keys have 1 to {KEY_BYTES_MAX} bytes")
-        if self._vault is not None:
-            data = self._vault.name_of(data)
-            length = len(data)
-        return b"%b%b%b\0\0" % (self._prefix, length.to_bytes(2, "big"), data)
-
-    def _value(self, slot: bytes, found: Found) -> bytes:
-        return self._opened(slot, found.header, found.salted)
-
-    def _opened(self, slot: bytes, header: bytes, salted: bytes) -> bytes:
-        value = salted[16:]
-        return value if self._vault is None else self._vault.open(slot, header_stamp(header), value)
-
-    def _stored(self, value: Any) -> bytes:
-        return escape(self._data(value))
-
-    def _data(self, value: Any, more: int = 0) -> bytes:
-        data = self._dumps(value)
-        if len(data) + more > self._value_bytes_max:
-            raise InvalidValue(
-                f"a value of {len(data)} bytes; the namespace {self._namespace!r} takes at most {self._value_bytes_max}"
-            )
-        return data
-
-    def _expires_at(self, ttl: float | None) -> int:
-        limit = self._ttl_s_max
-        if ttl is None:
-            ttl = self._ttl_default
-        if ttl is None:
-            if limit:
-                raise InvalidValue(
-                    f"the namespace {self._namespace!r} takes only values with a ttl of at most {limit} s"
-                )
-            return 0
-        if type(ttl) not in (int, float) or not 0 < ttl < math.inf:
-            raise InvalidValue(f"a ttl of {ttl!r}; it is a number of seconds above 0, or None for no end")
-        if limit and ttl > limit:
-            raise InvalidValue(f"a ttl of {ttl:g} s; the namespace {self._namespace!r} takes at most {limit} s")
-        expires_at_us = self._cluster_us() + math.ceil(ttl * 1e6)
-        if expires_at_us > TIME_US_MAX:
-            raise InvalidValue(f"a ttl of {ttl:g} s is beyond what can be written; None means no end")
-        return expires_at_us
-
-    def _cluster_us(self) -> int:
-        return self._engine.core.clock.time_us(now_us())
-
-    def _check_usable(self) -> None:
-        engine = self._engine
-        if engine.closed:
-            raise Misuse("this client is closed")
-        if engine.process != os.getpid():
-            # A copy would share nonce and sessions with its parent; stamps must be unique (protocol 2).
-            raise Misuse("this client was made before a fork: connect a new one in each process")
-
-    def _check_miss(self, outcome: Outcome, strict: bool) -> None:
-        if type(outcome) is Missed:
-            needed = self.configuration.f + 1
-            if strict and outcome.vouchers < needed:
-                raise Unavailable(
-                    f"only {outcome.vouchers} nodes vouch for the miss, {needed} would make it certain: the key may "
-                    "have a value that too few nodes could confirm in time. Try again"
-                )
-            return
-        raise error_of(outcome)
-
-    def _check_written(self, outcome: Outcome) -> None:
-        if type(outcome) is not Written:
-            raise error_of(outcome)
-
-    def _check_many(self, keys: list[Key], outcomes: list[Outcome]) -> None:
-        failed = {
-            key: error_of(outcome) for key, outcome in zip(keys, outcomes, strict=True) if type(outcome) is not Written
-        }
-        if not failed:
-            return
-        gravest = max(failed.values(), key=lambda error: isinstance(error, OutcomeUnknown))
-        error = type(gravest)(f"{len(failed)} of {len(keys)} writes failed, one of them so: {gravest}")
-        error.failed = dict(failed)
-        raise error
 
 
 def slot_in(namespace: str, key: Key) -> bytes:

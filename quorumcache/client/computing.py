@@ -24,9 +24,6 @@ BYTES_MAX: Final = 64 << 20
 class Computing:
     """Mixed into `Client`."""
 
-    _options = Options()
-    _ttl_default: float | None = None
-
     async def get_or_set(
         self,
         key: Key,
@@ -75,7 +72,7 @@ class Computing:
         is not given is as in this client. Raises Misuse where there is no such namespace.
         """
         client = cast("Client", self)
-        mine = self._options
+        mine = client._options
         options = Options(
             mine.ttl if ttl is None else ttl,
             mine.timeout if timeout is None else timeout,

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
-from quorumcache.client.client import Client, Key
+from quorumcache.client.client import Client
 from quorumcache.client.computing import BYTES_MAX, ENTRIES_MAX
 from quorumcache.client.envelope import parse
 from quorumcache.client.flight import Flight, Flights
+from quorumcache.client.operations import Key
 from quorumcache.core.model import header_expires_at
 from quorumcache.core.outcome import Found, Missed, Outcome
 from quorumcache.errors import Misuse

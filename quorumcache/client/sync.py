@@ -12,9 +12,10 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
-from quorumcache.client.client import Client, Key
+from quorumcache.client.client import Client
 from quorumcache.client.collections.sync import SyncCounter, SyncMap, SyncSet, SyncSiblings
 from quorumcache.client.listing import LIMIT, Page
+from quorumcache.client.operations import Key
 from quorumcache.client.serializers import Serializer
 from quorumcache.client.sync_computed import SyncComputing
 from quorumcache.client.vault import DataKeysSource

@@ -5,6 +5,7 @@ from quorumcache.client.database.postgres import PostgresStore
 from quorumcache.client.database.queue import DeadLetter
 from quorumcache.client.database.sqlite import SqliteStore
 from quorumcache.client.database.store import Change, Store
+from quorumcache.client.database.sync import SyncReadThrough, SyncWriteBehind, SyncWriteThrough
 from quorumcache.client.database.through import ReadThrough, WriteThrough
 
 __all__ = [
@@ -15,6 +16,9 @@ __all__ = [
     "ReadThrough",
     "SqliteStore",
     "Store",
+    "SyncReadThrough",
+    "SyncWriteBehind",
+    "SyncWriteThrough",
     "WriteBehind",
     "WriteThrough",
 ]

@@ -11,12 +11,13 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from quorumcache.client.client import Client, Key
+from quorumcache.client.client import Client
 from quorumcache.client.database.flusher import Flusher, Pending
 from quorumcache.client.database.queue import DeadLetter, Durability, DurableQueue, Queued
 from quorumcache.client.database.repairs import Repairs
 from quorumcache.client.database.store import Change, Store, key_bytes
 from quorumcache.client.database.through import ReadThrough, check_store
+from quorumcache.client.operations import Key
 from quorumcache.errors import (
     InvalidValue,
     Misuse,

@@ -12,10 +12,11 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, overload
 
-from quorumcache.client.client import Client, Key
+from quorumcache.client.client import Client
 from quorumcache.client.database.repairs import Repairs
 from quorumcache.client.database.store import Change, Store, key_bytes
 from quorumcache.client.flight import Flight, Flights
+from quorumcache.client.operations import Key
 from quorumcache.errors import (
     CannotOpen,
     InvalidKey,
@@ -73,6 +74,11 @@ class ReadThrough:
     def counts(self) -> dict[str, int]:
         """What happened so far: hits, loads (keys asked of the database), cache_failures."""
         return dict(self._counts)
+
+    @property
+    def source(self) -> Loader | Store:
+        """Where values come from."""
+        return self._source
 
     async def __aenter__(self) -> Self:
         return self
