@@ -104,6 +104,18 @@ class Draft:
         path = merkle.path_of(self.leaves, position)
         return Entry(self.headers[position], self.salted[position], self.certificate(nodes), position, path)
 
+    def entry_of(self, position: int, bitmaps: dict[int, int], liars: Sequence[int]) -> Entry:
+        """A certified entry with the grants that these nodes gave, as bitmaps, and those of liars, who grant all."""
+        size = (len(self.headers) + 7) // 8
+        granted = {node: bits.to_bytes(size, "little") for node, bits in bitmaps.items()}
+        granted.update((node, full_bitmap(len(self.headers))) for node in liars)
+        grants = tuple(self.grant(node, granted[node]) for node in sorted(granted))
+        certificate = Certificate(
+            self.configuration.digest, self.group, self.root, len(self.headers), self.key.public, self.intent, grants
+        )
+        path = merkle.path_of(self.leaves, position)
+        return Entry(self.headers[position], self.salted[position], certificate, position, path)
+
     def prepare(self, request_id: int = 1) -> m.Prepare:
         """The request for grants."""
         return m.Prepare(

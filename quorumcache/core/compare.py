@@ -242,6 +242,12 @@ class Comparison:
         return True
 
     def _finish(self, listing: _Listing, view: View) -> None:
+        if listing.known and not all(digest in self._pool for digest in listing.digests):
+            # Two digests may begin alike, if somebody went to that trouble. So nothing is taken for known.
+            again = _Listing(self._context.new_id(self._owner), listing.node, listing.buckets, b"")
+            self._listings[again.id] = again
+            self._send(again)
+            return
         fields: dict[bytes, Entry] = {}
         chosen = set(listing.buckets)
         for digest in listing.digests:

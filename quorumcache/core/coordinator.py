@@ -391,8 +391,8 @@ class Coordinator:
         return self.types[slot[: 1 + slot[0]]]
 
     def is_in_flight(self, slot: bytes) -> bool:
-        """Whether a write of this slot is on its way."""
-        return slot in self._in_flight
+        """Whether a write of this slot is on its way, or about to be."""
+        return slot in self._in_flight or slot in self._ready
 
     def take_off(self, write: PendingWrite) -> None:
         """Note a write of the coordinator's own as on its way; nobody else's is."""

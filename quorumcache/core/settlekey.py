@@ -28,6 +28,8 @@ LARGE: Final = 256
 LARGE_PATIENCE: Final = 5
 #: Entries written back in one message.
 WRITE_BACK_MAX: Final = 256
+#: How often one node is asked again within a read. A correct one's view changes once for each base that comes by.
+ASKS_MAX: Final = 8
 
 
 class SettleKey(Machine):
@@ -41,6 +43,7 @@ class SettleKey(Machine):
     __slots__ = (
         "_answered",
         "_asked",
+        "_asks",
         "_base_holders",
         "_base_id",
         "_commits",
@@ -62,6 +65,7 @@ class SettleKey(Machine):
         "_slot",
         "_target",
         "_views",
+        "_waiting",
         "_wanted",
         "_written_back",
     )
@@ -91,10 +95,12 @@ class SettleKey(Machine):
         self._rejects: dict[int, m.Reject] = {}
         self._pool: dict[bytes, Entry] = {}  # digest -> entry, verified
         self._asked: dict[int, int] = {}  # request id -> node that was asked (again) for its view
+        self._asks: dict[int, int] = {}  # node -> how often it was asked again
         self._comparison = Comparison(self, context, group, slot, self._pool)
         #: What is settled, and what waits for q nodes to hold it (with those that do); None until views are compared.
         self._settled: dict[bytes, Entry] | None = None
         self._open: Tops = {}
+        self._waiting: dict[bytes, bytes] = {}  # of what is open, digest -> slot
         self._commits: dict[int, list[bytes]] = {}  # request id -> digests of the entries written back
         self._written_back: set[bytes] = set()
         self._replied: set[tuple[int, int]] = set()  # (request id, node)
@@ -132,10 +138,9 @@ class SettleKey(Machine):
         except Malformed:
             # A claim without valid certificates is not an answer.
             self._context.suspect(node, 4.0, lie=True)
-            self._views.pop(node, None)
-            self._settled = None
-            return
-        self._rejects.pop(node, None)
+            self._leave(node)
+        else:
+            self._rejects.pop(node, None)
         if len(self._views) >= self._context.configuration.q:
             if not self._grace_end_us:
                 self._extend(now_us)
@@ -164,8 +169,18 @@ class SettleKey(Machine):
         self._progressed = True
         return True
 
+    def _leave(self, node: int) -> None:
+        """What this node said, and has yet to list, no longer counts."""
+        self._views.pop(node, None)
+        self._comparison.forget(node)
+        self._settled = None
+        if len(self._views) < self._context.configuration.q:
+            self._grace_end_us = 0  # It counts from a quorum of answers on, and there is none any more.
+
     def _extend(self, now_us: int) -> None:
         self._progressed = False
+        if len(self._views) < self._context.configuration.q:
+            return
         grace_us = self._context.configuration.grace_us
         if self._comparison.requests or len(self._pool) > LARGE:
             grace_us *= LARGE_PATIENCE
@@ -275,6 +290,7 @@ class SettleKey(Machine):
         self._target = target
         self._base_holders = set()
         self._settled = None
+        self._base_id = 0  # Who took the one before does not therefore hold this one.
         rank = rank_of(target.header)
         others = tuple(n for n in self._group.members if n not in self._views or self._views[n].rank < rank)
         if others:
@@ -289,20 +305,33 @@ class SettleKey(Machine):
                 self._extend(now_us)
                 return None
             self._settled, self._open = found
-        settled, q = self._settled, self._context.configuration.q
-        left: Tops = {}
-        for slot, (top, confirmed) in self._open.items():
-            # A node says OK only of a field that it holds, or has a newer of, under its current generation.
-            confirmed |= self._holders.get(digest_of(top.header), set())
-            if len(confirmed) >= q:
-                settled[slot] = top
-            else:
-                left[slot] = (top, confirmed)
-        self._open = left
-        if left:
+            self._waiting = {}
+            q = self._context.configuration.q
+            for slot, (top, confirmed) in list(self._open.items()):
+                digest = digest_of(top.header)
+                # A node says OK only of a field that it holds, or has a newer of, under its current generation.
+                confirmed |= self._holders.get(digest, set())
+                if len(confirmed) >= q:
+                    self._settled[slot] = top
+                    del self._open[slot]
+                else:
+                    self._waiting[digest] = slot
             self._write_back(now_us)
+        if self._open:
             return None
+        settled = self._settled
         return [(settled[slot].header, settled[slot].salted) for slot in sorted(settled)]
+
+    def _confirm(self, digest: bytes, node: int) -> None:
+        """The node holds this field, or has a newer."""
+        self._holders.setdefault(digest, set()).add(node)
+        slot = self._waiting.get(digest)
+        if slot is not None and self._settled is not None:
+            top, confirmed = self._open[slot]
+            confirmed.add(node)
+            if len(confirmed) >= self._context.configuration.q:
+                self._settled[slot] = top
+                del self._open[slot], self._waiting[digest]
 
     # --- write-backs ---
 
@@ -341,10 +370,9 @@ class SettleKey(Machine):
 
     def _ask_again(self, node: int) -> None:
         """Its state changed: what it said before no longer counts."""
-        self._views.pop(node, None)
-        self._comparison.forget(node)
-        self._settled = None
-        if node not in self._asked.values():
+        self._leave(node)
+        self._asks[node] = asks = self._asks.get(node, 0) + 1
+        if asks <= ASKS_MAX and node not in self._asked.values():
             request_id = self._context.new_id(self)
             self._asked[request_id] = node
             self._ask((node,), request_id)
@@ -367,10 +395,11 @@ class SettleKey(Machine):
             return True
         for digest, code in zip(digests, reply.codes, strict=True):
             if code == m.OK:
-                self._holders.setdefault(digest, set()).add(node)
+                self._confirm(digest, node)
         if m.OTHER in reply.codes and first:
             self._ask_again(node)
-        return True
+        # Else there is nothing new to judge: a large key is not looked at again for each answer.
+        return self._settled is None or not self._open
 
     # --- ends and time ---
 

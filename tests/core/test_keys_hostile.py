@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quorumcache.core import messages as m
 from quorumcache.core.model import DELETE, PUT, Entry, header_stamp
-from quorumcache.core.outcome import UNKNOWN, Failed, Found, Written
+from quorumcache.core.outcome import UNKNOWN, Failed, Found, Missed, Written
 from tests.cluster import Client, Cluster
 from tests.fields import base_slot, cluster_of, delete_key, generation, put, read, slot_at, value_of
 from tests.making import Draft, passed_on
@@ -265,3 +265,20 @@ def test_a_context_that_names_a_time_to_come_does_not_silence_its_reader() -> No
     client.core.write(slots[2], PUT, b"new", 0, "new", encode_seen(seen))
     assert isinstance(finish(client, "new", 2 * S), Written)
     assert value_of(client, "siblings") == [b"new"]
+
+
+def test_a_base_is_not_begun_while_another_write_of_its_slot_is_about_to_be_sent() -> None:
+    """Protocol 4: one write in flight per slot. What queued up behind a new time to live becomes ready when that ends
+    in a miss, and in the same moment a field wants to begin the key."""
+    cluster = cluster_of()
+    client = cluster.client()
+    client.core.write(base_slot("map"), PUT, b"", cluster.now_us + 60 * S, "touch")
+    field = put(client, "map", b"x")
+    sent = client.take()
+    deleted = delete_key(client, "map")
+    for node, request in sent:
+        client.deliver(node, request)
+    assert isinstance(client.outcomes["touch"], Missed)
+    assert isinstance(finish(client, field), Written)
+    assert isinstance(finish(client, deleted), Written)
+    assert is_quiet(client)
