@@ -35,6 +35,10 @@ KINDS: Final = (
     "FieldsReply",
     "Scan",
     "ScanReply",
+    "ShardSums",
+    "ShardSumsReply",
+    "ShardList",
+    "ShardListReply",
 )
 KIND_OF: Final[dict[type, int]] = {getattr(m, name): number for number, name in enumerate(KINDS)}
 MESSAGE_COLUMNS: Final = ("sent_us", "arrived_us", "source", "target", "kind", "id")

@@ -101,6 +101,8 @@ class Speech:
             st.builds(m.ReadFull, IDS, configurations, st.lists(slots, min_size=1, max_size=8)),
             st.builds(m.Report, IDS, configurations, st.integers(0, (1 << 16) - 1), slots),
             st.builds(m.Ping, IDS, configurations),
+            st.builds(m.ShardSums, IDS, configurations, st.integers(0, 1 << 15), st.integers(1, 1024)),
+            st.builds(m.ShardList, IDS, configurations, st.integers(0, 1 << 15), slots),
             st.builds(m.Outline, IDS, configurations, slots),
             st.builds(m.Fields, IDS, configurations, slots, st.binary(min_size=1, max_size=4), slots, bytes_),
             st.builds(

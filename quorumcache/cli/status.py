@@ -11,18 +11,23 @@ from quorumcache.cli.connecting import ClusterOption, cluster_path
 
 if TYPE_CHECKING:
     from quorumcache.core.config import Configuration
+    from quorumcache.net.divergence import Divergence
     from quorumcache.net.survey import NodeReport
 
 
 def status(
     cluster: ClusterOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything that the nodes say, as JSON.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare what the nodes hold, shard by shard, and name those that differ.")
+    ] = False,
     timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for each node.")] = 2.0,
 ) -> None:
     """Show the nodes of a cluster: which answer, and how they are.
 
     Exit status 0 while at least 2f+1 nodes of every group answer under the same configuration, so that it works; 3
-    while fewer do. What a node says of itself is not proven: a faulty node can say anything here.
+    while fewer do. With --deep also 3 while any node holds other than most of its group. What a node says of itself is
+    not proven: a faulty node can say anything here.
 
     Example: [bold]quorumcache status --cluster my-cluster[/bold]
     """
@@ -33,11 +38,18 @@ def status(
     configuration = read_cluster_file(cluster_path(cluster)).configuration
     reports = run_loop(survey(configuration, timeout_s=timeout))
     works = _works(configuration, reports)
+    divergence = None
+    if deep:
+        from quorumcache.net.divergence import diverging
+
+        divergence = run_loop(diverging(configuration, timeout_s=max(timeout, 10.0)))
     if as_json:
-        _print_json(configuration, reports, works)
+        _print_json(configuration, reports, works, divergence)
     else:
         _print_table(configuration, reports, works)
-    if not works:
+        if divergence is not None:
+            _print_divergence(configuration, divergence)
+    if not works or (divergence is not None and (divergence.odd or divergence.undecided or divergence.missing)):
         raise typer.Exit(exits.UNAVAILABLE)
 
 
@@ -50,7 +62,9 @@ def _works(configuration: Configuration, reports: list[NodeReport]) -> bool:
     return all(len(up.intersection(group.members)) >= configuration.q for group in configuration.groups.values())
 
 
-def _print_json(configuration: Configuration, reports: list[NodeReport], works: bool) -> None:
+def _print_json(
+    configuration: Configuration, reports: list[NodeReport], works: bool, divergence: Divergence | None
+) -> None:
     import json
 
     from quorumcache.core.config import warnings_of
@@ -67,7 +81,7 @@ def _print_json(configuration: Configuration, reports: list[NodeReport], works: 
         }
         for report in reports
     ]
-    told = {
+    told: dict[str, Any] = {
         "cluster_id": configuration.cluster_id,
         "epoch": configuration.epoch,
         "configuration": configuration.digest.hex(),
@@ -76,7 +90,37 @@ def _print_json(configuration: Configuration, reports: list[NodeReport], works: 
         "warnings": warnings_of(configuration),
         "nodes": nodes,
     }
+    if divergence is not None:
+        told["divergence"] = {
+            "shards": divergence.compared,
+            "odd": {configuration.nodes[n].name: sorted(shards) for n, shards in sorted(divergence.odd.items())},
+            "undecided": sorted(divergence.undecided),
+            "missing": [configuration.nodes[n].name for n in sorted(divergence.missing)],
+        }
     typer.echo(json.dumps(told, indent=2))
+
+
+def _print_divergence(configuration: Configuration, divergence: Divergence) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False)
+    name = {node.index: escape(node.name) for node in configuration.nodes}
+    if divergence.missing:
+        names = ", ".join(name[node] for node in sorted(divergence.missing))
+        console.print(f"[red]Not compared:[/red] {names} did not tell what they hold.")
+    for node, shards in sorted(divergence.odd.items()):
+        some = ", ".join(map(str, sorted(shards)[:8])) + (", ..." if len(shards) > 8 else "")
+        console.print(f"[yellow]{name[node]}[/yellow] differs in {len(shards)} of its shards: {some}")
+    if divergence.undecided:
+        console.print(f"[yellow]{len(divergence.undecided)} shards[/yellow] differ at so many nodes that none is odd.")
+    if divergence.odd or divergence.undecided:
+        console.print(
+            "What a node lacks it takes from its peers within seconds; what it evicted, or what lies below its floor "
+            "since a restart, it does not take back, and it goes on differing there until that is written again."
+        )
+    elif not divergence.missing:
+        console.print(f"[green]All nodes agree[/green] in all {divergence.compared} shards.")
 
 
 def _print_table(configuration: Configuration, reports: list[NodeReport], works: bool) -> None:

@@ -32,6 +32,7 @@ READ_FULL_SLOTS_MAX: Final = 8
 REPLY_VALUES_BYTES_MAX: Final = 4 << 20
 #: Headers and values of one prepare or commit; a client splits what is larger.
 BATCH_BYTES_MAX: Final = 4 << 20
+SHARD_SUMS_MAX: Final = 1024
 REPORT_SHARDS_MAX: Final = 256
 REPORT_ENTRIES_MAX: Final = 64
 PATH_BYTES_MAX: Final = 32 * 10
@@ -313,7 +314,43 @@ class ScanReply(Reply, tag=19):
     stop: Position | None
 
 
-AnyRequest = Prepare | Commit | Read | ReadFull | Report | Ping | Outline | Fields | Scan
+class ShardSums(Request, tag=20):
+    """Anti-entropy: what do these shards amount to?"""
+
+    first: Annotated[int, Meta(ge=0, lt=1 << 16)]
+    count: Annotated[int, Meta(ge=1, le=SHARD_SUMS_MAX)]
+
+
+class ShardSumsReply(Reply, tag=21):
+    """16 bytes a shard, in order, of the first of those asked for: as many as the node would hash at once."""
+
+    sums: Annotated[bytes, Meta(max_length=16 * SHARD_SUMS_MAX)]
+
+
+class ShardList(Request, tag=22):
+    """Anti-entropy: what is in this shard, after this slot?"""
+
+    shard: Annotated[int, Meta(ge=0, lt=1 << 16)]
+    after: SlotBytes = b""
+
+
+class Named(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    """A key that a node holds: its slot, the digest that a read would report, and the time that floors are held
+    against, in microseconds."""
+
+    slot: SlotBytes
+    digest: Hash
+    time_us: TimeUs
+
+
+class ShardListReply(Reply, tag=23):
+    """A page of the shard's keys in the order of their slots; `more` where a further page follows."""
+
+    items: Annotated[list[Named], Meta(max_length=1024)]
+    more: bool
+
+
+AnyRequest = Prepare | Commit | Read | ReadFull | Report | Ping | Outline | Fields | Scan | ShardSums | ShardList
 AnyReply = (
     PrepareReply
     | CommitReply
@@ -325,6 +362,8 @@ AnyReply = (
     | OutlineReply
     | FieldsReply
     | ScanReply
+    | ShardSumsReply
+    | ShardListReply
 )
 
 
@@ -346,4 +385,6 @@ TABLE: Final[dict[type[Request], type[Reply]]] = {
     Outline: OutlineReply,
     Fields: FieldsReply,
     Scan: ScanReply,
+    ShardSums: ShardSumsReply,
+    ShardList: ShardListReply,
 }

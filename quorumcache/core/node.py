@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from quorumcache.core import fields, listing, merkle
+from quorumcache.core import entropy, fields, listing, merkle
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import (
     Batch,
@@ -43,6 +43,7 @@ from quorumcache.core.rights import READ, WRITE
 from quorumcache.core.slots import Held, Promise, Shard, Slots
 from quorumcache.core.types.base import base_slot_of, is_base_slot
 
+_FOR_NODES: Final = (m.Report, m.ShardList)
 TICK_WORK_MAX: Final = 256
 _FROZEN: Final = "the node's storage takes no writes now, as when its disk is full; its log says why"
 _LEAVES_FORM: Final = "leaves and paths exclude each other"
@@ -128,7 +129,7 @@ class Node:
                 f"the request names {request.configuration.hex()[:16]}: fetch the current configuration",
             )
         try:
-            if client is not None and (kind is m.Report or not self._rights.reading_is_open):
+            if client is not None and (kind in _FOR_NODES or not self._rights.reading_is_open):
                 denial = self._reading_denial(request, client)
                 if denial:
                     return m.Reject(request.id, now_us, m.NOT_ALLOWED, denial)
@@ -148,6 +149,10 @@ class Node:
                 return fields.outline(self, request, now_us)  # type: ignore[arg-type]
             if kind is m.Fields:
                 return fields.fields(self, request, now_us)  # type: ignore[arg-type]
+            if kind is m.ShardSums:
+                return entropy.sums(self, request, now_us)  # type: ignore[arg-type]
+            if kind is m.ShardList:
+                return entropy.names(self, request, now_us)  # type: ignore[arg-type]
             if kind is m.Scan:
                 return listing.scan(self, request, now_us)  # type: ignore[arg-type]
         except Malformed as fault:
@@ -164,8 +169,9 @@ class Node:
     def _reading_denial(self, request: m.Request, client: bytes) -> str:
         """Which right to read whoever asks lacks for this request; empty where none."""
         rights = self._rights
-        if isinstance(request, m.Report):
-            if self.configuration.node_by_key(client) is not None:
+        node = self.configuration.node_by_key(client)
+        if isinstance(request, m.Report | m.ShardList):
+            if node is not None:
                 return ""
             self._denied(client, "report")
             return "reports of what a shard holds are for the cluster's nodes"
@@ -175,6 +181,8 @@ class Node:
             self._denied(client, READ)
             return rights.missing(client, READ, request.namespace, request.prefix)
         for slot in m.slots_read_by(request):
+            if node is not None and node.index in self.configuration.group_of(slot).members:
+                continue  # It serves this slot too, and may have missed what is in it.
             if not rights.may_read(client, slot):
                 namespace, name, _ = slot_parts(slot)
                 self._denied(client, READ)

@@ -82,7 +82,7 @@ class Promise(msgspec.Struct, eq=False, gc=False):
 class Shard:
     """A shard's floor (microseconds, never decreasing), whether it is recovering, and which slots it has."""
 
-    __slots__ = ("floor_us", "number", "recovering", "slots")
+    __slots__ = ("floor_us", "number", "recovering", "slots", "sum")
 
     def __init__(self, number: int, floor_us: int, recovering: bool) -> None:
         self.number = number
@@ -90,6 +90,8 @@ class Shard:
         self.recovering = recovering
         # A dict for its order: a set's would depend on the interpreter's hash seed.
         self.slots: dict[bytes, None] = {}
+        #: What anti-entropy made of it when it was last asked; empty since something changed.
+        self.sum = b""
 
 
 class Slots:
@@ -319,6 +321,7 @@ class Slots:
         if self.journal is not None:
             self.journal.entries.setdefault(slot, held)
         del self.current[slot]
+        self.shard(slot).sum = b""
         self.memory.charge(base_slot, -_entry_cost(held))
         self._release(held, slot)
 
@@ -349,7 +352,9 @@ class Slots:
         held = self.current.pop(slot)
         self.memory.forget(slot, evicted=evicted)
         self._release(held, slot)
-        del self.shard(slot).slots[slot]
+        shard = self.shard(slot)
+        shard.sum = b""
+        del shard.slots[slot]
         key = self.keys.pop(slot, None) if self.types else None
         if key is not None:
             for field_slot, field in key.fields.items():
@@ -389,6 +394,7 @@ class Slots:
         key = self.keys.get(base_slot)
         if key is None:
             return  # A field without its base counts for nothing.
+        self.shard(slot).sum = b""
         if slot in key.fields:
             before = key.remove(slot)
             del self.current[slot]
@@ -425,6 +431,7 @@ class Slots:
 
     def _enter(self, slot: bytes, held: Held) -> None:
         """An entry becomes current."""
+        self.shard(slot).sum = b""
         self.current[slot] = held
         if self.allowances is not None:
             self.allowances.entered(slot, held.header, held.salted, 1)

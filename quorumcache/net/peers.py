@@ -43,10 +43,10 @@ def send_all(links: dict[int, Link], outbox: Iterable[tuple[tuple[int, ...], Req
 
 
 class Peers:
-    """Sessions with the given nodes under this side's key, as an async context manager. Replies go to
-    `on_reply(node, reply)`."""
+    """Sessions with the given nodes under this side's key (None: as a stranger), as an async context manager. Replies
+    go to `on_reply(node, reply)`."""
 
-    def __init__(self, configuration: Configuration, nodes: Sequence[int], key: SigningKey) -> None:
+    def __init__(self, configuration: Configuration, nodes: Sequence[int], key: SigningKey | None) -> None:
         self.on_reply: Callable[[int, AnyReply], None] = lambda _node, _reply: None
         self.links: dict[int, Link] = {}
         self._configuration = configuration

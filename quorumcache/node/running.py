@@ -6,7 +6,6 @@ It must not know the protocol's rules (core has them) or aiohttp (net has it).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import resource
@@ -17,6 +16,7 @@ from typing import Any, Final
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
+from quorumcache.core.entropy import AntiEntropy
 from quorumcache.core.journal import Journal
 from quorumcache.core.node import Node, NodeLimits
 from quorumcache.core.repair import Recovery
@@ -84,6 +84,7 @@ class RunningNode:
             port=port if port is not None else int(own_port),
         )
         self._recovery: Recovery | None = None
+        self._entropy = self._new_entropy()
         self._background: asyncio.Task[None] | None = None
 
     def _new_node(self, started_us: int | None) -> Node:
@@ -95,6 +96,9 @@ class RunningNode:
             started_us=started_us,
             limits=self._limits,
         )
+
+    def _new_entropy(self) -> AntiEntropy:
+        return AntiEntropy(self.node, first_id=int.from_bytes(os.urandom(7), "big"), now_us=self.clock_us())
 
     # --- what the server calls ---
 
@@ -145,6 +149,9 @@ class RunningNode:
             "shards": len(served),
             "shards_recovering": sum(s.recovering for s in served),
             "recovered": 0 if self._recovery is None else self._recovery.recovered_count,
+            "repaired": self._entropy.repaired_count,
+            "repair_rounds": self._entropy.rounds_count,
+            "differing": {self.configuration.nodes[p].name: n for p, n in sorted(self._entropy.differing.items())},
             "floor_max_us": slots.floor_max_us,
             "evidence": len(self.node.evidence),
             "requests": dict(self.node.request_counts),
@@ -166,6 +173,7 @@ class RunningNode:
         except BaseException:
             self.storage.close()
             raise
+        self._entropy = self._new_entropy()
         self._recovery = Recovery(self.node, self.started_us, first_id=int.from_bytes(os.urandom(7), "big"))
         self._background = asyncio.get_running_loop().create_task(self._run(), name=f"node {self.info.name}")
 
@@ -245,7 +253,9 @@ class RunningNode:
         self.storage.close()
 
     async def _run(self) -> None:
-        recovering = asyncio.get_running_loop().create_task(self._recover(), name="recovery")
+        loop = asyncio.get_running_loop()
+        recovering = loop.create_task(self._recover(), name="recovery")
+        repairing = loop.create_task(self._repair(), name="anti-entropy")
         try:
             while True:
                 if self.node.slots.frozen:
@@ -254,8 +264,9 @@ class RunningNode:
                 waiting = self.stored()
                 if not isinstance(waiting, bool):
                     await waiting
-                if recovering.done():
-                    recovering.result()
+                for task in (recovering, repairing):
+                    if task.done():
+                        task.result()
                 await asyncio.sleep(TICK_S)
         except Exception as fault:
             # What it is can be anything; what follows is the same: whoever runs the node has to know, and to end it.
@@ -263,9 +274,9 @@ class RunningNode:
             self.failed.set()
             raise
         finally:
-            recovering.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await recovering
+            for task in (recovering, repairing):
+                task.cancel()
+            await asyncio.gather(recovering, repairing, return_exceptions=True)
 
     async def _recover(self) -> None:
         recovery = self._recovery
@@ -295,3 +306,24 @@ class RunningNode:
                 recovery.outbox.clear()
                 wait_us = min(recovery.deadline_us - self.clock_us(), 50_000)
                 await peers.heard(max(0.001, wait_us / 1e6))
+
+    async def _repair(self) -> None:
+        """Anti-entropy, for as long as the node runs."""
+        repair = self._entropy
+        if not repair.peers:
+            return
+        await asyncio.sleep(max(0.0, (repair.deadline_us - self.clock_us()) / 1e6))
+        async with Peers(self.configuration, repair.peers, self._key) as peers:
+
+            def receive(peer: int, reply: m.Reply) -> None:
+                repair.receive(peer, reply, self.clock_us())
+                self.stored()
+                peers.send(repair.outbox)
+                repair.outbox.clear()
+
+            peers.on_reply = receive
+            while True:
+                repair.wake(self.clock_us())
+                peers.send(repair.outbox)
+                repair.outbox.clear()
+                await asyncio.sleep(max(0.001, (repair.deadline_us - self.clock_us()) / 1e6))
