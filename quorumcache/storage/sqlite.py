@@ -370,10 +370,10 @@ def _is_damage(fault: sqlite3.Error) -> bool:
 
 def _move(path: Path) -> None:
     """Move what the log holds into the database file, beside the writer."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0.0)) as database:
-        database.execute("PRAGMA synchronous = NORMAL")
-        try:
+    try:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0.0)) as database:
+            database.execute("PRAGMA synchronous = NORMAL")
             database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.Error as fault:
-            # Nothing is lost: it stays in the log, and is tried again.
-            _log.warning("%s: the log could not be moved into the database: %s", path, fault)
+    except sqlite3.Error as fault:
+        # Nothing is lost: it stays in the log, and is tried again.
+        _log.warning("%s: the log could not be moved into the database: %s", path, fault)

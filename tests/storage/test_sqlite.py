@@ -428,3 +428,43 @@ async def test_a_sync_that_fails_is_told_to_all_who_wait(tmp_path: Path, monkeyp
         await third
     kept.storage.close()
     assert loaded(tmp_path, durability="power") is None, "what is stored cannot be told any more"
+
+
+# --- the log ---
+
+
+def test_the_log_stays_short_and_nothing_is_lost_on_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is moved into the database while writing goes on, and at once where that is too slow."""
+    monkeypatch.setattr(module, "LOG_BYTES_STEP", 64 << 10)
+    monkeypatch.setattr(module, "LOG_BYTES_MAX", 2 << 20)
+    kept = Kept(tmp_path / "a")
+    log, longest = tmp_path / "a" / FILES[1], 0
+    for number in range(1500):
+        kept.frame([("promise", number % 4, number % 25 + 1), ("store", number % 4, number // 50 + 1)])
+        longest = max(longest, log.stat().st_size)
+    moving = kept.storage._moving
+    assert moving is not None
+    moving.result()
+    # What 64 transactions, after which it looks again, can add.
+    assert longest < (2 << 20) + 64 * (16 << 10)
+    assert (tmp_path / "a" / FILES[0]).stat().st_size > 4096, "something was moved"
+    left = killed(tmp_path / "a", tmp_path / "b")
+    kept.storage.close()
+    assert loaded(left) == picture(kept.slots)
+
+
+def test_a_log_that_cannot_be_moved_is_told_and_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "LOG_BYTES_STEP", 32 << 10)
+    kept = Kept(tmp_path / "a")
+    move = module._move
+    monkeypatch.setattr(module, "_move", lambda path: move(path.parent / "nowhere" / path.name))
+    for number in range(200):
+        kept.frame([("store", number % 4, number // 10 + 1)])
+    moving = kept.storage._moving
+    assert moving is not None
+    moving.result()
+    assert "could not be moved" in caplog.text
+    kept.storage.close()
+    assert loaded(tmp_path / "a", boot="boot 2") == picture(kept.slots)
