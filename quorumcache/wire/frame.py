@@ -2,8 +2,8 @@
 
 A frame is: u8 flags (bit 0: the body is compressed with zlib), u32 length of the payload, 16-byte tag, body. The tag is
 BLAKE2b-128, keyed with the direction's key, over a u64 count of the frames before this one, the flags, the length
-and the body: so a frame that was altered, cut, repeated or reordered on its way ends its session. It must not know
-messages.
+and the body: so a frame that was altered, cut, repeated or reordered on its way ends its session. Over TLS, which sees
+to all of that, frames have no tag: then there is no key. It must not know messages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from quorumcache.wire.codec import PAYLOAD_BYTES_MAX, Unreadable
 _HEAD: Final = struct.Struct(">BI")
 _COUNTED: Final = struct.Struct(">QBI")
 TAG_BYTES: Final = 16
-HEAD_BYTES: Final = _HEAD.size + TAG_BYTES
+#: What comes before the body, without a tag and with one.
+BARE_HEAD_BYTES: Final = _HEAD.size
+HEAD_BYTES: Final = BARE_HEAD_BYTES + TAG_BYTES
 FRAME_BYTES_MAX: Final = HEAD_BYTES + PAYLOAD_BYTES_MAX
 COMPRESSED: Final = 1
 #: Payloads below this are never compressed.
@@ -27,11 +29,12 @@ COMPRESS_BYTES_MIN: Final = 4096
 
 
 class Sealer:
-    """Seals the payloads of one direction, in order. `key`: 32 bytes; `compress`: whether the peer agreed to it."""
+    """Seals the payloads of one direction, in order. `key`: 32 bytes, or None for frames without tags; `compress`:
+    whether the peer agreed to it."""
 
     __slots__ = ("_compress", "_count", "_key")
 
-    def __init__(self, key: bytes, *, compress: bool = False) -> None:
+    def __init__(self, key: bytes | None, *, compress: bool = False) -> None:
         self._key = key
         self._compress = compress
         self._count = 0
@@ -46,6 +49,8 @@ class Sealer:
             packed = zlib.compress(payload, 1)
             if len(packed) < length:
                 flags, body = COMPRESSED, packed
+        if self._key is None:
+            return _HEAD.pack(flags, length) + body
         tag = blake2b(key=self._key, digest_size=TAG_BYTES)
         tag.update(_COUNTED.pack(self._count, flags, length))
         tag.update(body)
@@ -54,27 +59,29 @@ class Sealer:
 
 
 class Opener:
-    """Opens the frames of one direction, in order."""
+    """Opens the frames of one direction, in order. `key` and `compress` as in Sealer."""
 
     __slots__ = ("_compress", "_count", "_key")
 
-    def __init__(self, key: bytes, *, compress: bool = False) -> None:
+    def __init__(self, key: bytes | None, *, compress: bool = False) -> None:
         self._key = key
         self._compress = compress
         self._count = 0
 
     def open(self, frame: bytes) -> bytes:
         """The payload of the next frame. Raises Unreadable where it is not that: nothing after it can be trusted."""
-        if not HEAD_BYTES <= len(frame) <= FRAME_BYTES_MAX:
-            raise Unreadable(f"a frame of {len(frame)} bytes; {HEAD_BYTES} to {FRAME_BYTES_MAX} are allowed")
+        at = BARE_HEAD_BYTES if self._key is None else HEAD_BYTES
+        if not at <= len(frame) <= FRAME_BYTES_MAX:
+            raise Unreadable(f"a frame of {len(frame)} bytes; {at} to {FRAME_BYTES_MAX} are allowed")
         flags, length = _HEAD.unpack_from(frame)
-        body = frame[HEAD_BYTES:]
-        tag = blake2b(key=self._key, digest_size=TAG_BYTES)
-        tag.update(_COUNTED.pack(self._count, flags, length))
-        tag.update(body)
-        if not hmac.compare_digest(tag.digest(), frame[_HEAD.size : HEAD_BYTES]):
-            raise Unreadable("a frame whose tag is wrong: altered, repeated or out of order")
-        self._count += 1
+        body = frame[at:]
+        if self._key is not None:
+            tag = blake2b(key=self._key, digest_size=TAG_BYTES)
+            tag.update(_COUNTED.pack(self._count, flags, length))
+            tag.update(body)
+            if not hmac.compare_digest(tag.digest(), frame[BARE_HEAD_BYTES:HEAD_BYTES]):
+                raise Unreadable("a frame whose tag is wrong: altered, repeated or out of order")
+            self._count += 1
         if flags == 0:
             if length != len(body):
                 raise Unreadable("a frame of another length than it says")

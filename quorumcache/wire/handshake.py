@@ -2,9 +2,9 @@
 
 The client sends a Hello with a fresh X25519 key, the node a Welcome with its own and its ed25519 signature over both
 messages and the TLS certificate that it shows; the client, where it has a key, a Proof with its own signature over the
-same. From the shared secret and all of that follow one key per direction, for the tags of frames: whoever is not the
-node cannot answer in its name, and nothing can be replayed into another session or relayed over another connection.
-Secrecy is TLS's part, not this one's. It must not know sockets or what is said afterwards.
+same. Without TLS, one key per direction follows from the shared secret and all of that, for the tags of frames. So
+whoever is not the node cannot answer in its name, and nothing can be replayed into another session or relayed over
+another connection. Secrecy is TLS's part, not this one's. It must not know sockets or what is said afterwards.
 """
 
 from __future__ import annotations
@@ -85,16 +85,17 @@ class WrongKey(Exception):
 
 class Channel:
     """The two directions of a session, as one side sees them. `claim` is what the client signs to prove its key.
-    `client` is that key once it is proven, at the node; empty before, and for a stranger."""
+    `client` is that key once it is proven, at the node; empty before, and for a stranger. Without `tags`, frames rest
+    on the connection: it is TLS then, and both sides proved that they are at its ends."""
 
     __slots__ = ("claim", "client", "compress", "opener", "sealer")
 
-    def __init__(self, send_key: bytes, receive_key: bytes, compress: bool, claim: bytes) -> None:
+    def __init__(self, send_key: bytes, receive_key: bytes, compress: bool, claim: bytes, *, tags: bool) -> None:
         self.compress = compress
         self.claim = claim
         self.client = b""
-        self.sealer = Sealer(send_key, compress=compress)
-        self.opener = Opener(receive_key, compress=compress)
+        self.sealer = Sealer(send_key if tags else None, compress=compress)
+        self.opener = Opener(receive_key if tags else None, compress=compress)
 
 
 class Opening:
@@ -131,7 +132,8 @@ class Opening:
         if not verify(self._node, _TAG + transcript, answer.signature):
             raise WrongKey
         to_node, to_client = _keys(self._secret, answer.ephemeral, transcript)
-        return Channel(to_node, to_client, answer.compress, _CLIENT_TAG + transcript), answer
+        claim = _CLIENT_TAG + transcript
+        return Channel(to_node, to_client, answer.compress, claim, tags=not self._binding), answer
 
 
 def proof(channel: Channel, sign: Callable[[bytes], bytes]) -> bytes:
@@ -170,7 +172,8 @@ def welcome(
     transcript = _transcript(hello_data, unsigned, binding)
     signed = msgspec.structs.replace(unsigned, signature=sign(_TAG + transcript))
     to_node, to_client = _keys(secret, hello.ephemeral, transcript)
-    return Channel(to_client, to_node, unsigned.compress, _CLIENT_TAG + transcript), _encode(signed)
+    claim = _CLIENT_TAG + transcript
+    return Channel(to_client, to_node, unsigned.compress, claim, tags=not binding), _encode(signed)
 
 
 def refusal(code: int, detail: str) -> bytes:

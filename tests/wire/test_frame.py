@@ -21,10 +21,10 @@ def forged(flags: int, length: int, body: bytes, count: int = 0) -> bytes:
     return pack(">BI", flags, length) + tag + body
 
 
-@given(st.lists(st.binary(max_size=200), max_size=5), st.booleans())
-def test_frames_round_trip(payloads: list[bytes], compress: bool) -> None:
-    """What is sealed in order is opened in order, compressed or not."""
-    sealer, opener = Sealer(KEY, compress=compress), Opener(KEY, compress=compress)
+@given(st.lists(st.binary(max_size=200), max_size=5), st.booleans(), st.sampled_from([KEY, None]))
+def test_frames_round_trip(payloads: list[bytes], compress: bool, key: bytes | None) -> None:
+    """What is sealed in order is opened in order, compressed or not, with tags or without."""
+    sealer, opener = Sealer(key, compress=compress), Opener(key, compress=compress)
     for payload in [*payloads, TEXT, b""]:
         assert opener.open(sealer.seal(payload)) == payload
 
@@ -89,6 +89,28 @@ def test_arbitrary_bytes_raise_only_unreadable(data: bytes) -> None:
     """Habit 5: whatever comes in is a payload or Unreadable."""
     with pytest.raises(Unreadable):
         Opener(KEY, compress=True).open(data)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200)
+def test_without_tags_arbitrary_bytes_raise_only_unreadable_or_are_a_payload(data: bytes) -> None:
+    """Habit 5: over TLS a peer's nonsense is its own; it is bounded and clear all the same."""
+    try:
+        payload = Opener(None, compress=True).open(data)
+    except Unreadable:
+        return
+    assert data[:5] == pack(">BI", 0, len(payload)) or data[0] == COMPRESSED
+
+
+@pytest.mark.parametrize("change", [-1, 1], ids=["cut", "continued"])
+def test_without_tags_a_frame_has_the_length_that_it_says(change: int) -> None:
+    """A frame is whole or no frame."""
+    frame = Sealer(None).seal(b"payload")
+    with pytest.raises(Unreadable):
+        Opener(None).open(frame[:-1] if change < 0 else frame + b"\0")
+    bomb = pack(">BI", COMPRESSED, 100) + zlib.compress(bytes(1 << 20))
+    with pytest.raises(Unreadable):
+        Opener(None, compress=True).open(bomb)
 
 
 @given(st.integers(0, 255), st.integers(0, (1 << 32) - 1), st.binary(max_size=60))

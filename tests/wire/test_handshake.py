@@ -119,6 +119,19 @@ def test_a_session_is_bound_to_the_connection_that_each_side_sees(shown: bytes, 
         client.finish(answered(client.hello, binding=signed)[1])
 
 
+def test_over_tls_frames_carry_no_tags() -> None:
+    """Protocol 14: what is on the connection is the peer's own, in order; without TLS, tags see to that."""
+    for binding, more in ((b"a" * 32, 5), (b"", 21)):
+        client = opening(binding=binding)
+        theirs, welcome = answered(client.hello, binding=binding)
+        finished = client.finish(welcome)
+        assert not isinstance(finished, Refused)
+        frame = finished[0].sealer.seal(b"request")
+        assert len(frame) == len(b"request") + more
+        assert theirs.opener.open(frame) == b"request"
+        assert finished[0].opener.open(theirs.sealer.seal(b"reply")) == b"reply"
+
+
 def test_a_client_proves_its_key() -> None:
     """Protocol 14: a Proof is a signature of the key that the Hello named, over this very session."""
     writer = key_of("w1")
