@@ -19,7 +19,8 @@ from quorumcache.client.operations import Key
 from quorumcache.client.serializers import Serializer
 from quorumcache.client.sync_computed import SyncComputing
 from quorumcache.client.vault import DataKeysSource
-from quorumcache.core.config import SignedConfiguration
+from quorumcache.core.config import Configuration, SignedConfiguration
+from quorumcache.core.outcome import Outcome
 from quorumcache.errors import Misuse
 from quorumcache.wire.keys import SigningKey
 
@@ -85,6 +86,43 @@ class SyncClient(SyncComputing):
     def counts(self) -> dict[str, int]:
         """See `Client.counts`."""
         return self._client.counts
+
+    @property
+    def unreachable(self) -> dict[str, str]:
+        """See `Client.unreachable`."""
+        return self._client.unreachable
+
+    @property
+    def configuration(self) -> Configuration:
+        """See `Client.configuration`."""
+        return self._client.configuration
+
+    @property
+    def writer(self) -> bytes | None:
+        """See `Client.writer`."""
+        return self._client.writer
+
+    @property
+    def namespace_name(self) -> str:
+        """See `Client.namespace_name`."""
+        return self._client.namespace_name
+
+    @property
+    def serializer(self) -> Serializer:
+        """See `Client.serializer`."""
+        return self._client.serializer
+
+    def within(self, namespace: str) -> Self:
+        """See `Client.within`."""
+        return self.namespace(namespace)
+
+    def read(self, key: Key) -> Outcome:
+        """See `Client.read`."""
+        return self._run(self._client.read(key))
+
+    def write(self, key: Key, value: Any, *, ttl: float | None = None) -> Outcome:
+        """See `Client.write`."""
+        return self._run(self._client.write(key, value, ttl=ttl))
 
     @overload
     def get(self, key: Key, default: T, *, strict: bool = False, with_proof: Literal[False] = False) -> Any | T: ...

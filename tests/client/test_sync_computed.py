@@ -1,5 +1,6 @@
 """`get_or_set`, `cached` and `namespace` for blocking clients: loaders run in the threads of those who ask."""
 
+import inspect
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +8,32 @@ from typing import Any
 
 import pytest
 
-from quorumcache.client import SyncClient, computed
+from quorumcache.client import Client, SyncClient, computed
+from quorumcache.core.outcome import Found, Written
 from quorumcache.errors import DeadlineExceeded, Misuse
+
+#: What only code in the client's own loop can use.
+IN_THE_LOOP = {"connect", "check", "check_key", "check_ttl", "data_of", "time_us"}
+
+
+def test_the_surface_is_that_of_client() -> None:
+    own, others = ({name for name in dir(kind) if not name.startswith("_")} for kind in (SyncClient, Client))
+    assert own == others - IN_THE_LOOP
+    for name in own:
+        blocking, other = getattr(SyncClient, name), getattr(Client, name)
+        if callable(blocking):
+            assert list(inspect.signature(blocking).parameters) == list(inspect.signature(other).parameters), name
+
+
+def test_what_a_client_tells_of_itself(sync_client: SyncClient) -> None:
+    assert sync_client.unreachable == {}
+    assert sync_client.configuration.cluster_id == "local"
+    assert len(sync_client.writer or b"") == 32
+    assert sync_client.within("default").namespace_name == "default"
+    assert isinstance(sync_client.write("told", b"v", ttl=60), Written)
+    outcome = sync_client.read("told")
+    assert isinstance(outcome, Found)
+    assert sync_client.serializer.loads(outcome.salted[16:]) == b"v"
 
 
 def test_one_loader_runs_for_all_threads_in_one_of_them(sync_client: SyncClient) -> None:
