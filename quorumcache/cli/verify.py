@@ -41,9 +41,16 @@ def verify(
     except InvalidProof as fault:
         raise InvalidProof(f"{file}: {fault}") from None
     if value:
-        typer.get_binary_stream("stdout").write(proven.value or b"")
+        typer.get_binary_stream("stdout").write(_bare(proven.value or b""))
         return
     _explain(proven)
+
+
+def _bare(value: bytes) -> bytes:
+    """The value without what a client may have put beside it: how long it took to make, and until when it is fresh."""
+    from quorumcache.client.envelope import parse
+
+    return parse(value).data or b""
 
 
 def _explain(proven: object) -> None:
@@ -68,9 +75,8 @@ def _explain(proven: object) -> None:
     if proven.value is None:
         table.add_row("value", "deleted")
     else:
-        table.add_row(
-            "value", f"{escape(as_text(proven.value, SHOWN_BYTES_MAX))}  [dim]{len(proven.value)} bytes[/dim]"
-        )
+        value = _bare(proven.value)
+        table.add_row("value", f"{escape(as_text(value, SHOWN_BYTES_MAX))}  [dim]{len(value)} bytes[/dim]")
     status = "" if proven.writer_status == "active" else f" [yellow]({proven.writer_status} in this epoch)[/yellow]"
     table.add_row("written by", f"{escape(proven.writer)}{status}  [dim]{proven.writer_key.hex()}[/dim]")
     table.add_row("written at", time_text(proven.written_us))

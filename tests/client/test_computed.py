@@ -2,7 +2,9 @@
 
 import asyncio
 import math
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +111,22 @@ async def test_bytes_that_look_like_an_envelope_come_back_as_they_are(client: Cl
         assert await client.get_or_set("k", lambda value=value: value, 60) == value  # type: ignore[misc]
         await _quiet(client)
         assert await client.get("k") == value
+
+
+async def test_a_proof_of_a_computed_value_shows_the_value(client: Client, tmp_path: Path) -> None:
+    await client.get_or_set("k", lambda: b"made", 60)
+    value, proof = await client.get("k", with_proof=True) or (None, b"")
+    assert value == b"made"
+    (tmp_path / "k.proof").write_bytes(proof)
+    for options in ([], ["--value"]):
+        done = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "quorumcache.cli", "verify", str(tmp_path / "k.proof"), *options),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await done.communicate()
+        assert done.returncode == 0
+        assert (said == b"made") if options else (b"made  4 bytes" in said)
 
 
 # --- refresh before the end ---
