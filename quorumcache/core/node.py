@@ -273,12 +273,12 @@ class Node:
         if namespace is None:
             return "the configuration has no such namespace"
         writer, role = header.writer, DELETE_ROLE if header.kind == DELETE else WRITE
-        name = slot_parts(header.slot)[1]
+        _, name, field = slot_parts(header.slot)
         if not self._rights.may(writer, role, header.namespace, name):
             return self._rights.missing(writer, role, header.namespace, name)
         if namespace.value_bytes_max and header.size > namespace.value_bytes_max:
             return f"values in this namespace have at most {namespace.value_bytes_max} bytes"
-        if namespace.ttl_s_max and header.kind != DELETE and slot_parts(header.slot)[2] == b"":
+        if namespace.ttl_s_max and header.kind != DELETE and not field:
             latest = now_us + namespace.ttl_s_max * 1_000_000 + self.configuration.max_skew_us
             if not 0 < header.expires_at_us <= latest:
                 return f"values in this namespace live at most {namespace.ttl_s_max} s"
@@ -288,7 +288,7 @@ class Node:
         kind = self.slots.type_of(header.slot)
         if kind is not None:
             return fields.fault_of(kind, header)
-        if header.metadata or slot_parts(header.slot)[2]:
+        if header.metadata or field:
             return "a register has neither fields nor metadata"
         return ""
 

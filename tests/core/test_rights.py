@@ -194,6 +194,39 @@ def test_reads_of_every_kind_need_the_right(kind: str) -> None:
     assert sum(cluster.nodes[0].denied_counts.values()) == 3
 
 
+def test_every_message_that_tells_of_entries_is_checked() -> None:
+    """A message that comes new has to be put on one of these lists: unchecked, it would open every closed namespace."""
+    cluster = Cluster(configuration=configuration())
+    digest = cluster.configuration.digest
+    group = next(iter(cluster.configuration.groups))
+    secret = slot_of(b"closed", b"k")
+    closed = {
+        m.Read: m.Read(1, digest, [secret], 0, 1),
+        m.ReadFull: m.ReadFull(1, digest, [secret]),
+        m.Report: m.Report(1, digest, 0, b""),
+        m.Outline: m.Outline(1, digest, secret),
+        m.Fields: m.Fields(1, digest, secret, b"\0", b"", b""),
+        m.Scan: m.Scan(1, digest, group, b"closed", b"", m.Position(0), 10),
+        m.ShardList: m.ShardList(1, digest, 0, b""),
+    }
+    # A writer's signature and certificates speak for themselves; hashes and clocks tell of no entry.
+    harmless = {m.Prepare, m.Commit, m.Ping, m.ShardSums}
+    assert {*closed, *harmless} == set(m.TABLE)
+    for client in ("", "w2"):
+        for request in closed.values():
+            reply = ask(cluster, client, request)
+            assert isinstance(reply, m.Reject), request
+            assert reply.code == m.NOT_ALLOWED, request
+
+
+def test_listing_takes_the_right_to_read_below_the_prefix() -> None:
+    cluster = Cluster(configuration=configuration())
+    group = next(iter(cluster.configuration.groups))
+    for client, prefix, may in (("w2", b"shared/", True), ("w2", b"shared/x", True), ("w2", b"shared", False)):
+        request = m.Scan(1, cluster.configuration.digest, group, b"closed", prefix, m.Position(0), 10)
+        assert isinstance(ask(cluster, client, request), m.ScanReply) == may
+
+
 def test_reports_are_for_nodes() -> None:
     """Protocol 7: recovery asks for whole shards; nobody else has a use for them."""
     for config in (configuration(), configuration_of()):

@@ -49,6 +49,7 @@ async def test_each_may_do_what_the_configuration_says(cluster: LocalCluster) ->
         (lambda: guest.get("mine"), "guest has no right to read in namespace closed"),
         (lambda: guest.get_many(["shared/a", "mine"]), "guest has no right to read in namespace closed"),
         (lambda: guest.ttl("mine"), "guest has no right to read"),
+        (lambda: guest.get_or_set("mine", lambda: b"mine"), "guest has no right to read"),
         (lambda: guest.set("mine", b"x"), "guest has no right to write in namespace closed"),
         (lambda: guest.delete("shared/a"), "guest has no right to delete in namespace closed and has read, write"),
         (lambda: stranger.get("shared/a"), "a client without a key has no right to read"),
