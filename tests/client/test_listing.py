@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quorumcache.client.cursor import make_cursor
 from quorumcache.client.listing import LIMIT_MAX, PARTS_MAX, Key, Listing, Page
 from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration
@@ -173,6 +174,21 @@ class Lies:
     def goes_back(self, request: m.Scan, reply: m.ScanReply) -> m.Reply | None:
         return listed(request, reply, reply.keys, m.Position(0))
 
+    def ends_early(self, request: m.Scan, reply: m.ScanReply) -> m.Reply | None:
+        return msgspec.structs.replace(reply, stop=None)
+
+    def begins_again(self, request: m.Scan, reply: m.ScanReply) -> m.Reply | None:
+        """Everything there is, whatever was asked for: what came before, other groups' keys, other prefixes."""
+        keys = {slot_parts(s)[1] for node in self.cluster.nodes.values() for s in node.slots.current}
+        return listed(request, reply, sorted(keys, key=lambda key: place_of(self.cluster, key))[: request.count], None)
+
+    def goes_astray(self, request: m.Scan, reply: m.ScanReply) -> m.Reply | None:
+        """In order and from the start that was asked for, but also from shards of other groups."""
+        keys = {slot_parts(s)[1] for node in self.cluster.nodes.values() for s in node.slots.current}
+        places = sorted(place_of(self.cluster, key) for key in keys if key.startswith(request.prefix))
+        keys_after = [place[2] for place in places if place > place_of_position(request.start)]
+        return listed(request, reply, keys_after[: request.count], None)
+
     def beyond_the_end(self, request: m.Scan, reply: m.ScanReply) -> m.Reply | None:
         return listed(request, reply, reply.keys, m.Position(60_000))
 
@@ -213,9 +229,49 @@ def lying(lie: Lie) -> Callable[[m.Request, m.Reply], m.Reply | None]:
 
 
 KEYS: Final = [f"key {i}" for i in range(60)]
+#: What no correct node sends: it counts for nothing, and against the node.
+NONSENSE: Final = (
+    "absent_digests",
+    "backwards",
+    "begins_again",
+    "beyond_the_end",
+    "crawls",
+    "few_digests",
+    "goes_back",
+    "no_key",
+    "other_prefix",
+    "stands_still",
+    "too_many",
+    "twice",
+)
 
 
-@pytest.mark.parametrize("liar", [0, 3])
+@pytest.mark.parametrize("name", NONSENSE)
+def test_what_no_correct_node_sends_is_no_answer(name: str) -> None:
+    """Protocol 4, scan 1: out of order, twice, unasked for, too many, or stopped where there was room for more."""
+    cluster, _ = filled(KEYS)
+    lies = Lies(cluster)
+    cluster.lies[0] = lying(getattr(lies, name))
+    client = cluster.client(None)
+    # In the middle of the listing, so that there is something before it.
+    start = m.Position(3, min(k.encode() for k in KEYS if place_of(cluster, k.encode())[0] == 3))
+    outcome = finish(client, client.scan(b"key ", start, 7))
+    assert isinstance(outcome, Listed)
+    after = sorted(place for key in KEYS if (place := place_of(cluster, key.encode())) > place_of_position(start))
+    assert outcome.keys == [place[2] for place in after[:7]]
+    assert outcome.doubtful == []
+    assert client.core.counts["lies_rejected"] == 1
+    # The other three agree and end it at once; where one of them is silent, two and a lie are no quorum.
+    cluster.lies[1] = lying(lies.silent)
+    token = client.scan(b"key ", start, 7)
+    client.run()
+    assert token not in client.outcomes
+    assert client.core.counts["lies_rejected"] == 2
+    cluster.lies.pop(1)
+    assert finish(client, token) == outcome
+
+
+@pytest.mark.parametrize("liar", [0, 2, 3])
 @pytest.mark.parametrize("limit", [7, 1000])
 @pytest.mark.parametrize("name", LIES)
 def test_one_liar_of_four_neither_hides_nor_plants_nor_repeats_a_key(name: str, limit: int, liar: int) -> None:
@@ -360,6 +416,17 @@ def test_a_lost_request_is_sent_again() -> None:
     assert Walk(cluster).all() == in_order(cluster, KEYS[:3])
 
 
+def test_lists_that_differ_much_make_no_page_longer_than_its_limit() -> None:
+    """Each key is at two nodes only, as after writes that were cut off: reads complete them (protocol 4, read 2)."""
+    cluster, _ = filled(KEYS)
+    for i, key in enumerate(KEYS):
+        for node in (2 * (i % 2), 2 * (i % 2) + 1):
+            cluster.nodes[node].slots.put_back(slot(key), None)
+    walk = Walk(cluster)
+    assert walk.all(b"", 5) == in_order(cluster, KEYS)
+    assert walk.doubted >= 60
+
+
 # --- pages and cursors ---
 
 
@@ -370,6 +437,30 @@ def test_groups_follow_one_another() -> None:
     cluster, _ = filled(KEYS, configuration)
     for limit in (5, 1000):
         assert Walk(cluster).all(b"", limit) == in_order(cluster, KEYS)
+
+
+@pytest.mark.parametrize("name", ["begins_again", "goes_astray"])
+@pytest.mark.parametrize("liar", range(5))
+def test_a_liar_that_lists_other_groups_keys_and_other_prefixes_repeats_none(liar: int, name: str) -> None:
+    """Reads would find them: so they are no answer where they do not belong."""
+    configuration = configuration_of(nodes=6, shards=16)
+    cluster, _ = filled(KEYS, configuration)
+    lies = Lies(cluster)
+    cluster.lies = {liar: lying(getattr(lies, name)), 5: lying(slow(2))}
+    for prefix in ("", "key 1"):
+        wanted = [key for key in KEYS if key.startswith(prefix)]
+        assert Walk(cluster).all(prefix.encode(), 6) == in_order(cluster, wanted)
+
+
+def slow(times: int) -> Lie:
+    """Answers a request when it comes for so many times: after the grace time."""
+    asked: dict[int, int] = {}
+
+    def lie(request: m.Scan, reply: m.ScanReply) -> m.Reply | None:
+        asked[request.id] = asked.get(request.id, 0) + 1
+        return reply if asked[request.id] >= times else None
+
+    return lie
 
 
 def test_keys_come_as_the_prefix_is_given() -> None:
@@ -409,6 +500,18 @@ def test_a_cursor_goes_on_with_its_own_listing_only() -> None:
     later = Cluster(configuration=configuration_of(epoch=2))
     with pytest.raises(Misuse, match="another configuration"):
         Walk(later).page("key", 7, cursor)
+
+
+@pytest.mark.parametrize(
+    "position", [m.Position(8), m.Position(65_535), m.Position(0, b"other"), m.Position(7, b"key 1")]
+)
+def test_a_cursor_to_nowhere_is_refused(position: m.Position) -> None:
+    """No such shard, another prefix, a key of another shard."""
+    cluster = FILLED.cluster
+    assert place_of(cluster, b"key 1")[0] != 7
+    cursor = make_cursor(cluster.configuration, b"test", b"key", position)
+    with pytest.raises(Misuse, match="altered"):
+        FILLED.page("key", 7, cursor)
 
 
 @settings(max_examples=200, deadline=None)
