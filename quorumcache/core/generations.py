@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from quorumcache.core.model import DELETE, PUT, Entry, header_expires_at, header_slot
+from quorumcache.core.machine import Machine
+from quorumcache.core.model import (
+    DELETE,
+    PUT,
+    STAMP_BYTES,
+    TIME_US_MAX,
+    Entry,
+    header_expires_at,
+    header_slot,
+    stamp_time,
+)
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Found, Missed, Outcome, Written
 from quorumcache.core.refusal import BACKOFF_US, BACKOFF_US_MAX, FieldWrite, PendingWrite
 from quorumcache.core.settlekey import SettleKey
@@ -22,9 +32,47 @@ if TYPE_CHECKING:
 KNOWN_MAX: Final = 65_536
 #: Of op_time: how long a writer looks for a quorum that names the old generation, before it makes a new one.
 _PATIENCE: Final = (3, 5)
+#: How often a write is proposed under one generation before its patience is over: nodes make a writer four promises.
+_ATTEMPTS_MAX: Final = 3
 #: Fields that go with the base of their new generation; more wait until it is there.
 _WITH_BASE_MAX: Final = 256
 _WITH_BASE_BYTES_MAX: Final = 1 << 20
+
+
+class _Waiting(Machine):
+    """Writes that wait for a key's generation, or its new base: each for no longer than it has time."""
+
+    __slots__ = ("_context", "writes")
+
+    def __init__(self, context: Coordinator, writes: list[FieldWrite]) -> None:
+        super().__init__(TIME_US_MAX, TIME_US_MAX)
+        self._context = context
+        self.writes: list[FieldWrite] = []
+        self.finished = True  # Nobody is to be woken.
+        for write in writes:
+            self.add(write)
+
+    def add(self, write: FieldWrite) -> None:
+        """One more."""
+        self.writes.append(write)
+        if self.finished or write.deadline_us < self.deadline_us:
+            self.finished = False
+            self.deadline_us = write.deadline_us
+            self._context.schedule(self)
+
+    def take(self) -> list[FieldWrite]:
+        """All of them: nobody waits here any more."""
+        self.finished = True
+        return self.writes
+
+    def wake(self, now_us: int) -> None:
+        """End those whose time is over."""
+        late = [write for write in self.writes if write.deadline_us <= now_us]
+        self.writes = [write for write in self.writes if write.deadline_us > now_us]
+        self.deadline_us = min((write.deadline_us for write in self.writes), default=TIME_US_MAX)
+        self.finished = not self.writes
+        for write in late:
+            _give_up(self._context, write)
 
 
 class Generations:
@@ -33,8 +81,9 @@ class Generations:
     def __init__(self, context: Coordinator) -> None:
         self._context = context
         self._known: OrderedDict[bytes, Entry] = OrderedDict()  # base slot -> base
-        self._learning: dict[bytes, list[FieldWrite]] = {}  # base slot -> what waits for a read of it
-        self._creating: dict[bytes, list[FieldWrite]] = {}  # base slot -> what waits for its new base
+        self._learning: dict[bytes, _Waiting] = {}  # base slot -> what waits for a read of it
+        self._deleted: set[bytes] = set()  # base slots of keys that were deleted for the sake of writes that are ready
+        self._creating: dict[bytes, _Waiting] = {}  # base slot -> what waits for its new base
 
     def base_of(self, slot: bytes, generation: bytes) -> Entry | None:
         """The base of this generation, where it is known, for nodes that lack it."""
@@ -60,6 +109,7 @@ class Generations:
     def route(self, writes: list[PendingWrite], now_us: int) -> list[list[PendingWrite]]:
         """What of these writes can be proposed now, in units that must stay together; the rest waits here."""
         ready: list[list[PendingWrite]] = []
+        fresh: dict[bytes, list[FieldWrite]] = {}
         for write in writes:
             if not isinstance(write, FieldWrite):
                 ready.append([write])
@@ -71,19 +121,25 @@ class Generations:
                 write.deadline_us = now_us + self._context.configuration.op_time_us
             slot = base_slot_of(write.slot)
             if slot in self._creating and write.slot != slot:
-                self._creating[slot].append(write)
+                self._creating[slot].add(write)
                 continue
             entry = self._known.get(slot)
             if entry is not None and not self._has_expired(entry, now_us) and not self._was_tried(write, entry):
                 self._know(write, entry)
                 ready.append([write])
                 continue
+            if slot in self._deleted and write.slot != slot:
+                fresh.setdefault(slot, []).append(write)
+                continue
             waiting = self._learning.get(slot)
             if waiting is not None:
-                waiting.append(write)
+                waiting.add(write)
                 continue
-            self._learning[slot] = [write]
+            self._learning[slot] = _Waiting(self._context, [write])
             self._learn(slot, now_us)
+        self._deleted.clear()
+        for slot, created in fresh.items():
+            self._create(slot, created, now_us)
         return ready
 
     def _was_tried(self, write: FieldWrite, entry: Entry) -> bool:
@@ -110,24 +166,33 @@ class Generations:
         context.schedule(SettleKey(context, group, slot, (), finish, now_us, now_us))
 
     def _learned(self, slot: bytes, outcome: Outcome, now_us: int) -> None:
-        writes = self._learning.pop(slot)
+        writes = self._learning.pop(slot).take()
         context = self._context
         if isinstance(outcome, Found):
             assert outcome.entry is not None
             self.known(outcome.entry)
+            if any(self._is_lost(write, outcome.entry, now_us) for write in writes):
+                # Reads name it, and yet no quorum takes what is written under it.
+                self._wipe(slot, writes, now_us)
+                return
             fresh = [write for write in writes if not self._was_tried(write, outcome.entry)]
             for write in fresh:
                 self._know(write, outcome.entry)
             for write in writes:
                 if self._was_tried(write, outcome.entry):
                     write.trouble = "too few nodes confirm it, yet they name its generation"
+                    self._give_generation_up(write, write.committed, now_us)
                     self._later(write, now_us)
             context.propose([[write] for write in fresh], now_us)
             return
         self._known.pop(slot, None)
         if not isinstance(outcome, Missed):
             for write in writes:
-                context.finish_write(write, outcome)
+                if isinstance(outcome, Failed) and outcome.kind == UNAVAILABLE:
+                    write.trouble = outcome.detail
+                    self._later(write, now_us)  # It may have begun after that read did, and then has time left.
+                else:
+                    context.finish_write(write, outcome)
             return
         touches = [write for write in writes if write.slot == slot]
         writes = [write for write in writes if write.slot != slot]
@@ -135,16 +200,31 @@ class Generations:
             context.finish_write(write, outcome)
         if not writes:
             return
-        configuration = context.configuration
-        patience_us = configuration.op_time_us * _PATIENCE[0] // _PATIENCE[1]
-        began_us = min(write.began_us for write in writes)
-        if outcome.vouchers <= configuration.f and now_us < began_us + patience_us:
+        patient_until_us = min(map(self.patient_until_us, writes))
+        if outcome.vouchers <= context.configuration.f and now_us < patient_until_us:
             # Nobody vouches for the miss: what is there may only be slow, and a new generation would be its end.
             for write in writes:
                 write.trouble = "the key is neither there nor gone: too few nodes name its generation"
                 self._later(write, now_us)
             return
         self._create(slot, writes, now_us)
+
+    def patient_until_us(self, write: FieldWrite) -> int:
+        """How long this write keeps looking for a quorum that has the old generation, before it begins a new one."""
+        return write.began_us + self._context.configuration.op_time_us * _PATIENCE[0] // _PATIENCE[1]
+
+    def _give_generation_up(self, write: FieldWrite, generation: bytes, now_us: int) -> None:
+        """No quorum took the write under this generation: once its patience is over, it may be ended. Once in a write's
+        life, and not what may only be on its way to a quorum."""
+        young_us = self._context.clock.time_us(now_us) - 3 * self._context.configuration.grace_us
+        if not write.given_up and now_us >= self.patient_until_us(write) and stamp_time(generation) < young_us:
+            write.given_up = generation
+
+    def _is_lost(self, write: FieldWrite, entry: Entry, now_us: int) -> bool:
+        """Whether the generation that reads name is one that this write has given up, and can end now."""
+        slot = header_slot(entry.header)
+        is_given_up = write.given_up == generation_of(entry.header) and write.slot != slot
+        return is_given_up and not self._context.is_in_flight(slot)
 
     def _create(self, slot: bytes, writes: list[FieldWrite], now_us: int) -> None:
         """Begin a new generation, with these fields."""
@@ -173,7 +253,7 @@ class Generations:
             else:
                 write.creates = base
                 unit.append(write)
-        self._creating[slot] = rest
+        self._creating[slot] = _Waiting(context, rest)
         context.propose([unit], now_us)
 
     def _wipe(self, slot: bytes, writes: list[FieldWrite], now_us: int) -> None:
@@ -184,32 +264,45 @@ class Generations:
         self._context.take_off(tombstone)
         for write in writes:
             write.blocked = False
-        self._creating[slot] = writes
+        self._creating[slot] = _Waiting(self._context, writes)
         self.forget(slot)
         self._context.propose([[tombstone]], now_us)
 
     def _base_ended(self, base: PendingWrite, outcome: Outcome) -> None:
         """The base of a new generation is there, or is not to be: those that waited for it go on, or look again."""
-        waiting = self._creating.pop(base.slot, [])
+        waiting = self._creating.pop(base.slot)
         if not isinstance(outcome, Written) or base.kind == DELETE:
             self.forget(base.slot)
-        for write in waiting:
+        if isinstance(outcome, Written) and base.kind == DELETE and not outcome.overtaken:
+            self._deleted.add(base.slot)  # No need to look: the next flush begins it anew.
+        for write in waiting.take():
             write.time_min_us = max(write.time_min_us, base.time_min_us)
             self._context.make_ready(write)
 
     def relearn(self, write: FieldWrite, now_us: int) -> None:
         """Another generation than this write's is current, or none: look which, and write it again under that."""
         self.forget(write.slot)
+        if write.creates is None:
+            self._give_generation_up(write, write.metadata[:STAMP_BYTES], now_us)
         write.creates = None
         self._later(write, now_us)
 
     def _later(self, write: FieldWrite, now_us: int) -> None:
         write.lessons += 1
         if now_us >= write.deadline_us:
-            detail = (
-                f"nothing was written after {write.lessons} looks at its key: {write.trouble or 'it kept changing'}"
-            )
-            self._context.finish_write(write, Failed(UNAVAILABLE, detail))
+            _give_up(self._context, write)
             return
         wait_us = 0 if write.lessons == 1 else min(BACKOFF_US << min(write.lessons, 8), BACKOFF_US_MAX)
+        patient_us = self.patient_until_us(write) - now_us
+        if patient_us > 0:
+            # There must be time for what is to be done then. And no point in using up promises until then, where
+            # several attempts came to nothing.
+            wait_us = min(wait_us, patient_us) if write.attempt < _ATTEMPTS_MAX else patient_us
+        else:
+            wait_us = min(wait_us, self._context.configuration.op_time_us // 32)  # It is being done, and time is short.
         self._context.retry(write, now_us + wait_us, now_us)
+
+
+def _give_up(context: Coordinator, write: FieldWrite) -> None:
+    detail = f"nothing was written after {write.lessons} looks at its key: {write.trouble or 'it kept changing'}"
+    context.finish_write(write, Failed(UNAVAILABLE, detail))

@@ -357,6 +357,8 @@ class Node:
         if here:
             own = [p for p in here if p.header.writer == header.writer]
             if len(own) >= self.limits.open_max:
+                if slots.types and slots.drop_void_promises(header.slot):
+                    return self._refusal(wanted, now_us)
                 oldest = min(own, key=lambda p: p.recorded_us)
                 if oldest.recorded_us + slots.promise_age_us >= now_us:
                     return m.Refusal(

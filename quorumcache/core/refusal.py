@@ -85,10 +85,11 @@ class FieldWrite(PendingWrite):
     is the base that begins the generation in the same batch. `base_expires_at_us`: where no base is known, the one made
     for this write expires then. `began_us` is when it was first sent, `lessons` how often its generation was learned;
     `blocked`, whether a new generation was refused for the sake of a live one. `committed` is the last generation under
-    which a commit was sent, empty before: since then it may have been seen.
+    which a commit was sent, empty before: since then it may have been seen. `given_up` is one that reads name, though
+    no quorum took the write under it for a good while.
     """
 
-    __slots__ = ("base_expires_at_us", "began_us", "blocked", "committed", "creates", "details", "lessons")
+    __slots__ = ("base_expires_at_us", "began_us", "blocked", "committed", "creates", "details", "given_up", "lessons")
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class FieldWrite(PendingWrite):
         self.lessons = 0
         self.blocked = False
         self.committed = b""
+        self.given_up = b""
 
 
 class Judgement(msgspec.Struct, frozen=True):

@@ -287,6 +287,7 @@ class SettleKey(Machine):
 
     def _settle_base(self, target: Entry, now_us: int) -> None:
         """Write the base back to those that do not have it."""
+        self._base_id = 0  # What is said of another base no longer counts.
         self._target = target
         self._base_holders = set()
         self._settled = None

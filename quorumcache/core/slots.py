@@ -230,6 +230,22 @@ class Slots:
 
     def drop_promise(self, promise: Promise) -> None:
         """Drop a promise without its entry: raises the floor to its stamp's time (protocol 3)."""
+        self._take_promise(promise)
+        self.raise_floor(self.shard(promise.header.slot), promise.header.time_us)
+
+    def drop_void_promises(self, slot: bytes) -> bool:
+        """Drop the promises of a field that are of generations below its key's: nothing under them can be stored any
+        more. The key's barrier stands for their stamps. Whether there were any."""
+        key = self.keys.get(base_slot_of(slot))
+        if key is None or is_base_slot(slot) or self.frozen:
+            return False
+        void = [p for p in self.open.get(slot, ()) if generation_of(p.header.raw) < key.generation]
+        for promise in void:
+            self._take_promise(promise)
+            key.raise_barrier(promise.header.time_us)
+        return bool(void)
+
+    def _take_promise(self, promise: Promise) -> None:
         slot = promise.header.slot
         here = self.open[slot]
         if self.journal is not None:
@@ -239,7 +255,6 @@ class Slots:
             del self.open[slot]
         self._forget_promise(promise)
         self.dropped_promises_count += 1
-        self.raise_floor(self.shard(slot), promise.header.time_us)
 
     def _note_promise(self, promise: Promise) -> None:
         self.promises[promise] = None

@@ -62,10 +62,11 @@ def _generation_of(write: PendingWrite) -> bytes:
 class _CommitPart:
     """One commit message of a batch: its positions, and who answered for which."""
 
-    __slots__ = ("full", "gone", "partial", "positions", "request", "revoked", "without_base")
+    __slots__ = ("full", "gone", "partial", "positions", "request", "revoked", "sent_us", "without_base")
 
-    def __init__(self, positions: list[int], request: m.Commit) -> None:
+    def __init__(self, positions: list[int], request: m.Commit, sent_us: int) -> None:
         self.positions = positions
+        self.sent_us = sent_us
         self.request = request
         self.gone: dict[int, set[int]] = {}  # place of a field -> nodes where its generation is not, and will not be
         self.without_base: dict[int, int] = {}  # node -> how often it lacked a base
@@ -427,11 +428,11 @@ class WriteBatch(Machine):
                 write.committed = write.metadata[:STAMP_BYTES]
             cost = len(self._salted[i]) + len(self._headers[i])
             if part and size + cost > m.BATCH_BYTES_MAX:
-                self._commit(certificate, part)
+                self._commit(certificate, part, now_us)
                 part, size = [], 0
             part.append(i)
             size += cost
-        self._commit(certificate, part)
+        self._commit(certificate, part, now_us)
         for i in positions:
             if self._writes[i].begins:
                 path = merkle.path_of(self._leaves, i)
@@ -442,12 +443,12 @@ class WriteBatch(Machine):
         self._resend_at_us = now_us + RESEND_US
         self._schedule(now_us)
 
-    def _commit(self, certificate: Certificate, positions: list[int]) -> None:
+    def _commit(self, certificate: Certificate, positions: list[int], now_us: int) -> None:
         context = self._context
         items = [m.Item(i, self._headers[i], self._salted[i]) for i in positions]
         bundle = m.Bundle(certificate, self._leaves, items)
         request = m.Commit(context.new_id(self), context.configuration.digest, [bundle])
-        self._commits[request.id] = _CommitPart(positions, request)
+        self._commits[request.id] = _CommitPart(positions, request, now_us)
         context.send(self._group.members, request)
 
     def _take_committed(self, request_id: int, node: int, reply: m.CommitReply, now_us: int) -> None:
@@ -493,6 +494,7 @@ class WriteBatch(Machine):
             )
             if part.gone:
                 self._leave_gone(request_id, part, now_us)
+                self._schedule(now_us)
             if len(part.revoked) > configuration.n - q:
                 failed = Failed(UNKNOWN, "the writer was revoked while its write was on the way")
                 self._end_part(request_id, part, failed)
@@ -508,13 +510,23 @@ class WriteBatch(Machine):
         configuration = self._context.configuration
         for at, nodes in list(part.gone.items()):
             i = part.positions[at]
-            if len(nodes) > configuration.n - configuration.q and self._states[i] == _CERTIFIED:
+            write = self._writes[i]
+            assert isinstance(write, FieldWrite)
+            if self._states[i] == _CERTIFIED and (
+                len(nodes) > configuration.n - configuration.q or self._given_up_us(part, write) <= now_us
+            ):
                 self._leave(i)
-                write = self._writes[i]
-                assert isinstance(write, FieldWrite)
                 self._context.generations.relearn(write, now_us)
         if all(self._states[i] == _LEFT for i in part.positions):
             self._drop_part(request_id)
+
+    def _given_up_us(self, part: _CommitPart, write: FieldWrite) -> int:
+        """When it is time to look for another generation, though only some node let go of this one: the others neither
+        do nor take the write. Once in a write's life."""
+        if write.given_up:
+            return write.deadline_us
+        patient_us = self._context.generations.patient_until_us(write)
+        return max(patient_us, part.sent_us + self._context.configuration.grace_us)
 
     def _give_bases(self, part: _CommitPart, node: int, codes: bytes) -> None:
         """The node has not heard of these fields' generation: send it the bases, and the fields once more."""
@@ -582,6 +594,11 @@ class WriteBatch(Machine):
                 deadline_us = min(deadline_us, grace_end_us)
         if self._again_us:
             deadline_us = min(deadline_us, self._again_us)
+        for part in self._commits.values():
+            for at in part.gone:
+                write = self._writes[part.positions[at]]
+                if self._states[part.positions[at]] == _CERTIFIED and isinstance(write, FieldWrite):
+                    deadline_us = min(deadline_us, max(now_us + 1, self._given_up_us(part, write)))
         ends = [write.deadline_us for write, state in zip(self._writes, self._states, strict=True) if state != _LEFT]
         if ends:
             self.end_us = min(ends)
@@ -593,6 +610,9 @@ class WriteBatch(Machine):
         for i, write in enumerate(self._writes):
             if self._states[i] != _LEFT and now_us >= write.deadline_us:
                 self._expire(i, write, now_us)
+        for request_id, part in list(self._commits.items()):
+            if part.gone:
+                self._leave_gone(request_id, part, now_us)
         self._close_if_done()
         if not self._left:
             return

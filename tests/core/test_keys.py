@@ -6,7 +6,7 @@ import pytest
 
 from quorumcache.core import messages as m
 from quorumcache.core.model import PUT
-from quorumcache.core.outcome import Found, Missed, Written
+from quorumcache.core.outcome import UNKNOWN, Failed, Found, Missed, Written
 from quorumcache.core.types.base import generation_of
 from tests.fields import base_slot, cluster_of, delete_key, generation, put, read, remove, slot_at, value_of
 from tests.steps import finish, is_quiet
@@ -236,3 +236,97 @@ def test_a_recovering_node_does_not_confirm_fields() -> None:
     cluster.down.clear()
     assert isinstance(finish(client, token), Written)
     assert value_of(client, "set") == {b"a", b"b"}
+
+
+def test_a_field_under_a_generation_that_is_ahead_has_a_stamp_of_its_writer() -> None:
+    """Protocol 6: a field is not below its generation; nor does it take another writer's stamp for that."""
+    cluster = cluster_of()
+    one, two = cluster.client("w1"), cluster.client("w2")
+    one.core.note_ahead(base_slot("set"), cluster.now_us + 900_000, cluster.now_us)
+    assert isinstance(finish(one, put(one, "set", b"a")), Written)
+    token = put(two, "set", b"b")
+    two.run()
+    assert isinstance(two.outcomes[token], Written)
+    assert value_of(one, "set") == {b"a", b"b"}
+
+
+def test_a_delete_that_waits_for_the_flush_is_not_mixed_up_with_a_new_base() -> None:
+    """Protocol 4: one client has at most one write in flight per slot, those that it makes by itself included."""
+    cluster = cluster_of()
+    client = cluster.client()
+    added = put(client, "set", b"a")
+    sent = client.take()
+    deleted = delete_key(client, "set")  # Not flushed yet, when the read of the base ends.
+    for node, request in sent:
+        client.deliver(node, request)
+    assert isinstance(finish(client, deleted), Written)
+    assert isinstance(finish(client, added), Written)
+    assert is_quiet(client)
+
+
+def test_answers_to_the_write_back_of_another_base_are_ignored() -> None:
+    """Protocol 6, read: only what is said of the base that is being settled counts."""
+    cluster = cluster_of()
+    client = cluster.client()
+    finish(client, put(client, "set", b"a"))
+    cluster.down = {0, 1}
+    old = delete_key(client, "set")  # Prepared nowhere: too few answer.
+    client.run()
+    cluster.down = {3}
+    assert isinstance(finish(client, old), Written)
+    assert isinstance(finish(client, put(client, "set", b"b")), Written)
+    cluster.down = set()
+    cluster.nodes[2].slots.drop(base_slot("set"))
+    # 3 still has the first base, 2 nothing: each reader settles one base, then learns of the other, in any order.
+    other = cluster.client("w2")
+    for order in ((3, 2, 0, 1), (2, 3, 1, 0), (0, 3, 2, 1)):
+        token = ("read", order)
+        other.core.read(base_slot("set"), token)
+        for _ in range(20):
+            for node, request in sorted(other.take(), key=lambda sent: order.index(sent[0])):
+                other.deliver(node, request)
+        assert finish(other, token)
+
+
+def _takes_no_commits(request: m.Request, reply: m.Reply) -> m.Reply | None:
+    return None if isinstance(request, m.Commit) else reply
+
+
+def _grants_nothing(request: m.Request, reply: m.Reply) -> m.Reply | None:
+    if not isinstance(request, m.Prepare):
+        return reply
+    refusals = [m.Refusal(i, m.AHEAD, 0) for i in range(len(request.headers))]
+    return m.PrepareReply(request.id, reply.clock_us, bytes((len(refusals) + 7) // 8), b"", refusals)
+
+
+@pytest.mark.parametrize("lie", [_takes_no_commits, _grants_nothing])
+def test_a_liar_who_names_a_generation_cannot_keep_a_key_from_being_written(lie: object) -> None:
+    """Protocol 5.6 and 6: where reads name a generation that no quorum takes writes under, the writer ends it."""
+    cluster = cluster_of()
+    client = cluster.client()
+    finish(client, put(client, "set", b"a"))
+    cluster.nodes[0].slots.drop(base_slot("set"))
+    cluster.lies[3] = lie  # type: ignore[assignment]
+    assert isinstance(finish(client, put(client, "set", b"b")), Written)
+    assert value_of(cluster.client("w2"), "set") == {b"b"}
+
+
+def test_what_was_committed_under_a_generation_that_is_over_never_failed_for_certain() -> None:
+    """Protocol 4: "nothing was written" is only said of what nobody may have seen."""
+    cluster = cluster_of()
+    one, two = cluster.client("w1"), cluster.client("w2")
+    finish(one, put(one, "set", b"a"))
+    finish(two, put(two, "set", b"b"))
+    token = put(two, "set", b"c")
+    for node, request in two.take():
+        two.deliver(node, request)
+    commits = two.take()
+    assert all(isinstance(request, m.Commit) for _, request in commits)
+    two.deliver(*commits[0])  # Seen there.
+    assert isinstance(finish(one, delete_key(one, "set")), Written)
+    for node, request in commits[1:]:
+        two.deliver(node, request)
+    cluster.down = {0, 1, 2, 3}
+    outcome = finish(two, token, 12 * S)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == UNKNOWN
