@@ -26,7 +26,7 @@ from sim.dramas import DRAMAS, Stage
 from sim.epochs import activate, revoking
 from sim.faults import Faults
 from sim.network import REGIONS, Network, graph_of, places_of
-from sim.plan import Plan, Step, calm, further, reachable
+from sim.plan import KEYED, Plan, Step, calm, further, reachable
 from sim.processes import ClientProcess, NodeProcess
 from sim.record import MISS, OK, PENDING, Op, Record, Violation
 from sim.settings import SimConfig
@@ -35,6 +35,8 @@ from sim.world import Clock, World
 # An entry with the batch that it may not share with any other: header, value, a few leaves, and so much per grant.
 _ENTRY_BYTES = ENTRY_OVERHEAD_BYTES + BATCH_OVERHEAD_BYTES + 400
 _GRANT_BYTES = GRANT_OVERHEAD_BYTES + 2
+# Room for so many more where keys have fields.
+_KEYED_ENTRIES = 16
 
 
 class Engine:
@@ -64,6 +66,9 @@ class Engine:
         self.slots = [slot_of(b"sim", b"key %d" % i) for i in range(plan.keys)]
         if plan.drama:
             self.slots.append(slot_of(b"sim", b"stage"))
+        #: (type, slot of the base) of the keys with fields.
+        self.keys = [(kind, slot_of(kind.encode(), b"key %d" % i)) for i, kind in enumerate(plan.types)]
+        self.authentic: dict[bytes, list[Op]] = {}
         self.graph = self._graph(count + len(evil))
         self.network = Network(self.world, self.graph, self.record, wire=config.wire)
         self.evil_writers = {suite.key(name).public for name in evil}
@@ -73,7 +78,8 @@ class Engine:
         self._hooks(checkers)
 
         # Room for one more than is to stay: overwriting an entry takes room for both.
-        room = (plan.entries_max + 1) * (_ENTRY_BYTES + self.configuration.n * _GRANT_BYTES)
+        entries = plan.entries_max + 1 + _KEYED_ENTRIES * bool(plan.types)
+        room = entries * (_ENTRY_BYTES + self.configuration.n * _GRANT_BYTES)
         limits = NodeLimits(
             bytes_max=room if plan.entries_max else 256 << 20,
             promises_max=plan.promises_max or 100_000,
@@ -128,6 +134,7 @@ class Engine:
                 suite.key(name),
                 self.conspiracy,
                 self.slots,
+                self.keys,
                 plan.schemes[i],
                 plan.scheme_gap_us,
             )
@@ -157,7 +164,7 @@ class Engine:
                 NodeInfo(i, f"n{i}", suite.key(f"node {i}").public, "", zones[i % len(zones)], 1)
                 for i in range(self.config.nodes)
             ),
-            namespaces=(NamespaceInfo("sim"),),
+            namespaces=(NamespaceInfo("sim"), *(NamespaceInfo(kind, kind) for kind in sorted(set(plan.types)))),
             writers=tuple(
                 WriterInfo(name.replace(" ", "-"), suite.key(name).public)
                 for name in dict.fromkeys([*self._names, *evil])
@@ -186,10 +193,17 @@ class Engine:
     def _hooks(self, checkers: tuple[type[Checker], ...]) -> None:
         self.checkers = [kind(self) for kind in checkers]
 
-        def overriding(name: str) -> list[Any]:
-            return [getattr(c, name) for c in self.checkers if getattr(type(c), name) is not getattr(Checker, name)]
+        def overriding(name: str, about: str = "") -> list[Any]:
+            return [
+                getattr(c, name)
+                for c in self.checkers
+                if getattr(type(c), name) is not getattr(Checker, name) and c.about in ("", about or c.about)
+            ]
 
-        self._on_start, self._on_end = overriding("started"), overriding("ended")
+        #: Of registers, and of keys with fields.
+        self._on_start = overriding("started", "registers"), overriding("started", "keys")
+        self._on_end = overriding("ended", "registers"), overriding("ended", "keys")
+        self._on_sign = overriding("signed")
         self._on_commit = overriding("committed")
 
     # --- what processes and checkers see of it ---
@@ -211,16 +225,22 @@ class Engine:
 
     def started(self, op: Op) -> None:
         """An operation began."""
-        for hook in self._on_start:
+        for hook in self._on_start[bool(op.type)]:
             hook(op)
         if len(self.record.ops) > self.config.operations_kept:
             self._forget()
+
+    def signed(self, header: bytes, ops: list[Op]) -> None:
+        """A correct client asked for promises for a header of a key with fields."""
+        self.authentic[header] = ops
+        for hook in self._on_sign:
+            hook(header, ops)
 
     def ended(self, op: Op) -> None:
         """An operation ended."""
         if op.outcome == MISS and self.calm:
             op.proven = self._is_inexcusable(op)
-        for hook in self._on_end:
+        for hook in self._on_end[bool(op.type)]:
             hook(op)
         self.faults.ended(op)
 
@@ -242,6 +262,12 @@ class Engine:
         dropped or lost, and no adversary's writer deleted anything there."""
         if any(node.node.slots.floor_max_us for node in self.nodes if not node.is_byzantine):
             return False
+        if op.type:
+            # Nobody ended the key's generation, or let it expire.
+            return not any(header_slot(h) == op.base for h in self.evil_headers) and not any(
+                other.base == op.base and ((other.kind == "delete" and other.slot == op.base) or other.expires_at_us)
+                for other in self.ops
+            )
         return not any(h[2] == DELETE and header_slot(h) == op.slot for h in self.evil_headers)
 
     # --- the run ---
@@ -307,6 +333,10 @@ class Engine:
         client = self.clients[place[0]]
         self._running[place] = len(ops)
         for kind, key, ttl_us, full in ops:
+            if key >= KEYED:
+                typed, base = self.keys[(key - KEYED) % len(self.keys)]
+                client.start_keyed(kind, typed, base, phase="faults", lane=place[1], ttl_us=ttl_us)
+                continue
             client.start(
                 kind, self.slots[key % self.plan.keys], phase="faults", lane=place[1], ttl_us=ttl_us, full=full
             )
@@ -350,10 +380,40 @@ class Engine:
                 self._await([writer.start("write", slot, phase="final")])
                 readers = {(number + turn + step) % len(self.clients) for step in (1, 2)}
                 self._await([self.clients[r].start("read", slot, phase="final") for r in sorted(readers)])
+        # A write that begins a key anew takes eight messages one after another: too many for who is far.
+        near = [c for c in able if c.number or "far" not in self.plan.features]
+        for number in range(len(self.keys)):
+            self._final_of_key(number, near)
         if len(able) > 1 and not self.plan.promises_max:
             # All at once on one slot: everyone has to get through.
             self.phase = "race"
             self._await([c.start("write", self.slots[0], phase="race") for c in able])
+            for kind, base in self.keys:
+                what = {"counter": "add 1", "siblings": "blind"}.get(kind, "put ")
+                texts = [f"{what}{i}" if what == "put " else what for i in range(len(near))]
+                self._await(
+                    [c.start_keyed(text, kind, base, phase="race") for c, text in zip(near, texts, strict=True)]
+                )
+
+    def _final_of_key(self, number: int, able: list[ClientProcess]) -> None:
+        """A key: writes, a new time to live, its deletion, a write that begins it anew; and reads after each."""
+        kind, base = self.keys[number]
+        clients, count = self.clients, len(self.clients)
+        self._await([clients[number % count].start_keyed("read", kind, base, phase="final")])
+        first = {"counter": "add 2", "siblings": "blind"}.get(kind, "put 1")
+        second = {"counter": "add -1", "siblings": "resolve"}.get(kind, "remove 1")
+        for turn, what in enumerate((first, second, "touch", "drop", first) if able else ()):
+            if self.plan.entries_max:
+                self.world.run_until(self.world.now_us + 3 * self.plan.max_skew_us)
+            writer = able[(number + turn) % len(able)]
+            if what == "resolve":
+                self._await([writer.start_keyed("read", kind, base, phase="final")])
+            self._await([writer.start_keyed(what, kind, base, phase="final")])
+            looks = ["read", "get 1" if kind in ("set", "map") else "read"]
+            readers = [clients[(number + turn + step) % count] for step in (1, 2)]
+            self._await(
+                [r.start_keyed(look, kind, base, phase="final") for r, look in zip(readers, looks, strict=True)]
+            )
 
     def _await(self, ops: list[Op]) -> None:
         limit_us = self.world.now_us + 3 * self.plan.op_time_us

@@ -54,13 +54,16 @@ def line(found: Run, op: Op) -> dict[str, Any]:
         "kind": op.kind,
         "namespace": namespace.decode(),
         "key": key.decode(),
-        "field": field.decode(),
+        "field": field.decode(errors="backslashreplace"),
         **_value(op),
         "stamp": op.stamp.hex() or None,
         "start": (op.start_us - found.start_us) * 1000,
         "end": ((op.end_us or 0) - found.start_us) * 1000 if ended else None,
         "outcome": UNKNOWN if op.outcome == PENDING else op.outcome,
     }
+    if op.type:
+        row["type"] = op.type
+        row["generation"] = op.generation.hex() or None
     if op.expires_at_us:
         row["expires"] = (op.expires_at_us - found.start_us) * 1000
     if op.overtaken:

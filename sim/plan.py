@@ -13,6 +13,7 @@ import msgspec
 from sim.settings import FEATURES, SimConfig
 
 #: One operation: kind ("read", "write", "delete"), the key's number, time to live in microseconds (0: none), full read.
+#: From KEYED on, key numbers are those of keys with fields, and kinds are those of sim/keyed.py.
 OpPlan = tuple[str, int, int, bool]
 #: A client's next move: its number, its lane, what to wait for before (microseconds), operations to start together.
 Step = tuple[int, int, int, tuple[OpPlan, ...]]
@@ -44,6 +45,10 @@ _CHANCE: Final = {
 }
 #: How many operations a plan has at most; a longer run's further ones are drawn when these have been played.
 STRETCH: Final = 20_000
+#: The number of the first key with fields.
+KEYED: Final = 1000
+_TYPES_CHANCE: Final = 0.5
+_TYPES: Final = ("set", "map", "counter", "siblings")
 _FAULTS: Final = ("partition", "one_way", "crash", "wipe", "slow", "clock_step", "client_crash", "ambush")
 _HINDERING: Final = ("loss", "lateness", "partition", "one_way", "crash", "wipe", "slow", "revoke", "ambush")
 _DISTURBING: Final = (*_HINDERING, "evict", "expire")
@@ -84,6 +89,8 @@ class Plan(msgspec.Struct, frozen=True):
     later: int = 0
     #: The scripted situation that is played beside the rest (sim/dramas/), or "".
     drama: str = ""
+    #: The types of the keys with fields, in the order of their numbers.
+    types: tuple[str, ...] = ()
 
 
 def calm(plan: Plan) -> bool:
@@ -101,6 +108,8 @@ def reachable(plan: Plan) -> bool:
 
 def plan_of(config: SimConfig, seed: int) -> Plan:
     """The plan that this seed gives under this configuration."""
+    from sim.adversary.keylies import KEY_LIES
+    from sim.adversary.keyschemes import KEY_SCHEMES
     from sim.adversary.nodes import LIES
     from sim.adversary.writers import SCHEMES
     from sim.dramas import DRAMAS
@@ -118,8 +127,12 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         features = tuple(
             name
             for name in FEATURES
-            if draw.random() < _CHANCE[name] and not (calm and (name in _DISTURBING or name == "far"))
+            if name in _CHANCE
+            and draw.random() < _CHANCE[name]
+            and not (calm and (name in _DISTURBING or name == "far"))
         )
+        if random.Random(f"{seed} types or not").random() < _TYPES_CHANCE:
+            features = (*features, "types")
     topology = config.topology or draw.choices(("rack", "zones"), (3, 1))[0]
     wide = topology == "regions"
     op_time_us = 1000 * (config.op_time_ms or (3000 if wide else 500))
@@ -154,6 +167,16 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
     if "lull" in features:
         span_us += 4 * (op_time_us + 2_000 * config.max_skew_ms)
     pace = msgspec.structs.replace(pace, think_us=think_us)
+    types: tuple[str, ...] = ()
+    if "types" in features:
+        # From a stream of its own: plans without types are what they were before there were any.
+        typed = random.Random(f"{seed} types")
+        types = tuple(typed.choice(_TYPES) for _ in range(typed.choice((1, 1, 2, 3))))
+        steps = _typed(typed, steps, types, features)
+        if config.lies is None:
+            lies = tuple((*some, *_some(typed, tuple(KEY_LIES))) for some in lies)
+        if config.schemes is None:
+            schemes = tuple((*some, *_some(typed, tuple(KEY_SCHEMES))) for some in schemes)
     return Plan(
         features=features,
         topology=topology,
@@ -176,11 +199,12 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         pace=pace,
         later=config.operations - first,
         drama=drama,
+        types=types,
     )
 
 
 def further(plan: Plan, config: SimConfig, seed: int, played: int) -> tuple[Step, ...]:
-    """The next steps of a long run, of whose `later` operations so many were played."""
+    """The next steps of a long run, of whose `later` operations so many were played; all of them on registers."""
     draw = random.Random(f"{seed} steps after {played}")
     count = min(plan.later - played, STRETCH)
     return _timed(_steps(draw, config, plan.features, plan.keys, plan.pace, count), plan.pace)
@@ -224,6 +248,43 @@ def _steps(
         steps.append((client, lane, wait, tuple(ops)))
         started += len(ops)
     return tuple(steps)
+
+
+def _typed(
+    draw: random.Random, steps: tuple[Step, ...], types: tuple[str, ...], features: tuple[str, ...]
+) -> tuple[Step, ...]:
+    """The same moves, most of them about keys with fields instead of registers."""
+    ends = draw.choice((0.0, 0.02, 0.08)) if "delete" not in features else 0.1
+    members = draw.choice((1, 2, 4))
+    turned: list[Step] = []
+    for client, lane, wait, ops in steps:
+        typed_ops: list[OpPlan] = []
+        for op in ops:
+            if draw.random() < 0.25:
+                typed_ops.append(op)
+                continue
+            number = draw.randrange(len(types))
+            member = draw.randrange(members)
+            chance = draw.random()
+            if op[0] == "read":
+                keeps = types[number] in ("set", "map") and chance < 0.4
+                kind = f"get {member}" if keeps else "read"
+            elif chance < ends:
+                kind = "drop"
+            elif chance < ends + 0.05:
+                kind = "touch"
+            elif types[number] == "counter":
+                kind = f"add {draw.choice((1, 1, 2, 5, -1, -3))}"
+            elif types[number] == "siblings":
+                kind = draw.choice(("resolve", "resolve", "blind"))
+            else:
+                kind = f"{draw.choice(('put', 'put', 'remove'))} {member}"
+            ttl_us = op[2] or (
+                draw.choice((20_000, 100_000, 400_000)) if kind == "touch" and "expire" in features else 0
+            )
+            typed_ops.append((kind, KEYED + number, ttl_us, False))
+        turned.append((client, lane, wait, tuple(typed_ops)))
+    return tuple(turned)
 
 
 def _faults(

@@ -22,6 +22,7 @@ from quorumcache.core.repair import Recovery
 from sim import record
 from sim.crypto import Key
 from sim.disk import LOST_MAX, Disk
+from sim.keyed import KeyedClient
 from sim.network import Network
 from sim.record import Op, Record
 from sim.world import Clock, Stopwatch, World
@@ -38,6 +39,9 @@ class Observer(Protocol):
 
     def ended(self, op: Op) -> None:
         """An operation ended."""
+
+    def signed(self, header: bytes, ops: list[Op]) -> None:
+        """A correct client asked for promises for a header of a key with fields, on behalf of these operations."""
 
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
         """A correct node answered a commit."""
@@ -217,6 +221,8 @@ class ClientProcess:
         self._flush_due = False
         self._life = 0
         self.open: dict[int, Op] = {}
+        #: What this client object does with keys that have fields, where there are any.
+        self.keyed: KeyedClient | None = None
         self.on_end: Callable[[Op], None] | None = None
         self._begin()
         network.attach(address, self.receive)
@@ -238,6 +244,10 @@ class ClientProcess:
             first_id=draw.getrandbits(62),
             guess_us=self.world.now_us + error_us - self.stopwatch.read_us(),
         )
+        self.keyed = None
+        if self.core.types:
+            writer = self.key.public if self.key is not None else b""
+            self.keyed = KeyedClient(self.core, self.world.random(f"keyed {self.number} {self._life}"), writer)
 
     def crash(self) -> None:
         """Forget everything in the middle of whatever is going on. Operations in flight stay pending for ever."""
@@ -272,10 +282,32 @@ class ClientProcess:
             if ttl_us:
                 op.expires_at_us = self.world.now_us + ttl_us
             self.core.write(slot, PUT if kind == "write" else DELETE, value, op.expires_at_us, op)
+        self._flush_soon()
+        return op
+
+    def start_keyed(self, what: str, kind: str, base: bytes, *, phase: str, lane: int = 0, ttl_us: int = 0) -> Op:
+        """Start an operation of a plan on a key with fields, of this type, whose base's slot is `base`."""
+        assert self.keyed is not None
+        number = self.record.op_count
+        operation, slot, value, amount = self.keyed.plan(what, kind, base, number, self.number)
+        op = Op(number, self.number, lane, operation, slot, value, phase)
+        op.type, op.base, op.amount = kind, base, amount
+        op.start_us = self.world.now_us
+        if operation != "read":
+            op.writer = self.key.public if self.key is not None else b""
+            if ttl_us and operation != "delete":
+                op.expires_at_us = self.world.now_us + ttl_us
+        self.record.add(op)
+        self.open[number] = op
+        self.observer.started(op)
+        self.keyed.start(op, what.partition(" ")[0])
+        self._flush_soon()
+        return op
+
+    def _flush_soon(self) -> None:
         if not self._flush_due:
             self._flush_due = True
             self.world.at(self.world.now_us, self._flush)
-        return op
 
     def _flush(self, _first: object, _second: object) -> None:
         self._flush_due = False
@@ -303,6 +335,9 @@ class ClientProcess:
                 outbox, core.outbox = core.outbox, []
                 send, address = self.network.send, self.address
                 for nodes, request in outbox:
+                    if self.keyed is not None and type(request) is m.Prepare:
+                        for header, ops in self.keyed.signed(request.headers):
+                            self.observer.signed(header, ops)
                     for node in nodes:
                         send(address, node, request)
             if not core.done:
@@ -322,7 +357,11 @@ class ClientProcess:
     def _end(self, op: Op, outcome: Outcome) -> None:
         del self.open[op.id]
         op.end_us = self.world.now_us
-        if isinstance(outcome, Found):
+        if op.type and self.keyed is not None:
+            self.keyed.ended(op, outcome)
+        if isinstance(outcome, Found) and op.type:
+            op.outcome = record.OK
+        elif isinstance(outcome, Found):
             op.outcome = record.OK
             op.value = outcome.salted[16:]
             op.stamp = header_stamp(outcome.header)

@@ -54,17 +54,20 @@ class Op:
     client crashed. `bound` is the highest stamp that was complete in its slot when it began."""
 
     __slots__ = (
+        "amount",
+        "base",
+        "base_header",
         "bound",
         "client",
         "detail",
         "end_us",
         "expires_at_us",
-        "group_id",
-        "healed",
+        "fields",
+        "generation",
         "id",
         "kind",
+        "known",
         "lane",
-        "must_find",
         "outcome",
         "overtaken",
         "phase",
@@ -72,6 +75,7 @@ class Op:
         "slot",
         "stamp",
         "start_us",
+        "type",
         "value",
         "writer",
     )
@@ -80,7 +84,7 @@ class Op:
         self.id = number
         self.client = client
         self.lane = lane
-        self.kind = kind  # "read", "write" or "delete"
+        self.kind = kind  # "read", "write" or "delete"; of keys with fields also "touch" (a new time to live)
         self.slot = slot
         self.value = value  # what is written, or was found
         self.phase = phase  # "faults", "healing" or "final"
@@ -95,10 +99,23 @@ class Op:
         #: For a miss: nothing happened yet that would excuse one (protocol 5.4).
         self.proven = False
         self.detail = ""
+        #: Of a key with fields: its type, and the slot of its base; empty for registers.
+        self.type = ""
+        self.base = b""
+        #: What was written, or found, belongs to this generation.
+        self.generation = b""
+        #: A read's base, and fields as (header, salted value); a write's own header and salt.
+        self.base_header = b""
+        self.fields: list[tuple[bytes, bytes]] = []
+        #: By how much a counter changes.
+        self.amount = 0
+        #: What checkers noted when it began: checker's name -> note.
+        self.known: dict[str, Any] = {}
 
     def row(self) -> tuple[Any, ...]:
-        """The operation as a tuple, in the order of OP_COLUMNS."""
-        return tuple(getattr(self, name) for name in OP_COLUMNS)
+        """The operation as a tuple: OP_COLUMNS, and where its key has fields what was found in them."""
+        columns = tuple(getattr(self, name) for name in OP_COLUMNS)
+        return (*columns, self.generation, self.base_header, self.fields) if self.type else columns
 
 
 OP_COLUMNS: Final = (

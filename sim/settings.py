@@ -36,6 +36,7 @@ FEATURES: Final = (
     "far",  # a client that is far from all nodes
     "ambush",  # nodes lose everything just when an operation that they answered has ended
     "revoke",  # a new epoch in which a writer is revoked
+    "types",  # beside registers, keys with fields: sets, maps, counters, siblings
 )
 
 
@@ -76,6 +77,8 @@ class SimConfig:
     messages_max: int = 500_000
 
     def __post_init__(self) -> None:
+        from sim.adversary.keylies import KEY_LIES
+        from sim.adversary.keyschemes import KEY_SCHEMES
         from sim.adversary.nodes import LIES
         from sim.adversary.writers import SCHEMES
 
@@ -110,7 +113,11 @@ class SimConfig:
         self._check_drama()
         _choice("topology", self.topology, TOPOLOGIES)
         _choice("crypto", self.crypto, SUITES)
-        for name, known in (("features", FEATURES), ("lies", tuple(LIES)), ("schemes", tuple(SCHEMES))):
+        for name, known in (
+            ("features", FEATURES),
+            ("lies", (*LIES, *KEY_LIES)),
+            ("schemes", (*SCHEMES, *KEY_SCHEMES)),
+        ):
             for item in getattr(self, name) or ():
                 _choice(name, item, known)
 

@@ -61,7 +61,7 @@ def ops(found: Run) -> pd.DataFrame:
                 op.kind,
                 namespace.decode(),
                 key.decode(),
-                field.decode(),
+                field.decode(errors="backslashreplace"),
                 op.value.decode(errors="replace"),
                 op.stamp.hex(),
                 op.writer.hex(),

@@ -31,6 +31,7 @@ from quorumcache.core.node import Node
 from quorumcache.core.quorum import bitmap_of, full_bitmap
 from quorumcache.core.settle import commit_of
 from sim.adversary.conspiracy import Conspiracy, Proposal, header_for
+from sim.adversary.keylies import KEY_LIES
 from sim.adversary.roles import SCRIPTED, Role
 from sim.processes import TICK_US, NodeProcess
 
@@ -94,7 +95,8 @@ class ByzantineNode(NodeProcess):
         if self.role is not None and type(reply) is not m.Reject and self.role.concerns(self, message):
             reply = ROLES[SCRIPTED](self, source, message, reply)
         elif self.lies and type(reply) is not m.Reject and self.draw.randrange(100) < self.percent:
-            reply = LIES[self.draw.choice(self.lies)](self, source, message, reply)
+            name = self.draw.choice(self.lies)
+            reply = (LIES.get(name) or KEY_LIES[name])(self, source, message, reply)
         if reply is not None:
             said = self.said.setdefault(type(reply), [])
             said.append(reply)
@@ -399,7 +401,7 @@ def _false_ok(node: ByzantineNode, source: int, request: m.Request, honest: m.Re
     if isinstance(request, m.Commit) and isinstance(honest, m.CommitReply):
         for bundle in request.bundles:
             for item in bundle.items:
-                slot = header_slot(item.header)
+                slot = node.node.slots.place_of(header_slot(item.header))
                 if slot in node.node.slots.current and node.draw.random() < 0.5:
                     node.node.slots.drop(slot)
         return m.CommitReply(request.id, honest.clock_us, bytes([m.OK]) * len(honest.codes), [])

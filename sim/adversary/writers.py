@@ -17,6 +17,7 @@ from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration
 from quorumcache.core.model import DELETE, PUT, Grant
 from sim.adversary.conspiracy import Conspiracy, Proposal, header_for
+from sim.adversary.keyschemes import KEY_SCHEMES
 from sim.crypto import Key
 from sim.network import Network
 from sim.world import World
@@ -37,6 +38,7 @@ class ByzantineWriter:
         key: Key,
         conspiracy: Conspiracy,
         slots: list[bytes],
+        keys: list[tuple[str, bytes]],
         schemes: tuple[str, ...],
         gap_us: int,
     ) -> None:
@@ -48,6 +50,8 @@ class ByzantineWriter:
         self.key = key
         self.conspiracy = conspiracy
         self.slots = slots
+        #: (type, slot of the base) of the keys with fields.
+        self.keys = keys
         self.schemes = schemes
         self.gap_us = gap_us
         self.draw: random.Random = world.random(f"writer {number}")
@@ -64,7 +68,8 @@ class ByzantineWriter:
         if self.stopped:
             return
         self.world.at(self.world.now_us + int(self.gap_us * self.draw.uniform(0.3, 1.7)) + 1, self._act)
-        SCHEMES[self.draw.choice(self.schemes)](self)
+        scheme = self.draw.choice(self.schemes)
+        (SCHEMES.get(scheme) or KEY_SCHEMES[scheme])(self)
 
     def stop(self) -> None:
         """The end of the attack: what was withheld is released, all at once."""
@@ -103,12 +108,16 @@ class ByzantineWriter:
         group = self.configuration.group_of(slot)
         more = [s for s in self.slots if s != slot and self.configuration.group_of(s) is group][:others]
         for each in [slot, *more]:
-            self._count += 1
-            value = b"" if kind == DELETE else b"evil %d-%d" % (self.number, self._count)
+            value = b"" if kind == DELETE else self.value()
             salted.append(draw.randbytes(16) + value)
             headers.append(header_for(each, time_us, self.key.public, nonce, kind, salted[-1]))
         self.conspiracy.signed.update(headers)
         return Proposal(self.configuration, self.key, headers, salted)
+
+    def value(self) -> bytes:
+        """A value that nobody wrote before."""
+        self._count += 1
+        return b"evil %d-%d" % (self.number, self._count)
 
     def new_id(self) -> int:
         """An id for a request."""

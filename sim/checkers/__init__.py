@@ -10,8 +10,13 @@ from sim.checkers.durability import Durability
 from sim.checkers.evidence import NoFalseAccusation
 from sim.checkers.freshness import Freshness
 from sim.checkers.integrity import Integrity
+from sim.checkers.keyconvergence import ConvergedKeys
+from sim.checkers.keydurability import DurableKeys
+from sim.checkers.keyintegrity import WholeKeys
 from sim.checkers.linearizability import Linearizability
 from sim.checkers.liveness import Liveness
+from sim.checkers.merged import Counters, HonestVectors, ShownSiblings
+from sim.checkers.ranks import FreshKeys
 from sim.checkers.revocation import Revocation
 from sim.checkers.stamps import OneValuePerStamp
 
@@ -25,6 +30,13 @@ ALL: Final[tuple[type[Checker], ...]] = (
     Convergence,
     NoFalseAccusation,
     Linearizability,
+    WholeKeys,
+    FreshKeys,
+    DurableKeys,
+    Counters,
+    ShownSiblings,
+    HonestVectors,
+    ConvergedKeys,
 )
 
 __all__ = ["ALL", "Checker", "View"]

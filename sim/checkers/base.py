@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration
+from sim.keyed import named
 from sim.record import Op
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class View(Protocol):
     #: Public keys of the adversary's writers, and the headers that they signed.
     evil_writers: set[bytes]
     evil_headers: set[bytes]
+    #: Headers of keys with fields that correct clients signed, with the operations that they are for.
+    authentic: dict[bytes, list[Op]]
     #: Writers revoked, and since when (true microseconds) enough nodes know.
     revoked: dict[bytes, int]
     #: All correct nodes can be reached, at once and throughout.
@@ -49,6 +52,8 @@ class Checker:
     """The base: does nothing. Subclasses override what they need to hear; what they do not override costs nothing."""
 
     name = ""
+    #: Whose operations it hears of: "registers", "keys" (with fields), or "" for all.
+    about = "registers"
 
     def __init__(self, view: View) -> None:
         self.view = view
@@ -58,6 +63,10 @@ class Checker:
 
     def ended(self, op: Op) -> None:
         """An operation ended (not: was forgotten by a client that crashed)."""
+
+    def signed(self, header: bytes, ops: list[Op]) -> None:
+        """A correct client asked for promises for a header of a key with fields; of `ops`, the last is the one whose
+        value it has, and without any it is a base that the core makes by itself."""
 
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
         """A correct node answered a commit whose certificates it found valid."""
@@ -76,10 +85,14 @@ class Checker:
 def told(op: Op) -> str:
     """An operation in a few words."""
     ended = "still open" if op.end_us is None else f"to {op.end_us % 10**9 / 1000:.3f}"
-    what = f"{op.kind} of {op.slot[-8:]!r} {op.value!r}" if op.value else f"{op.kind} of {op.slot[-8:]!r}"
+    where = f"{op.slot[-8:]!r}"
+    if op.type:
+        where = f"{op.type} {op.base[-7:-2]!r}" + (f" {named(op.slot)}" if op.slot != op.base else "")
+    what = f"{op.kind} of {where} {op.value!r}" if op.value else f"{op.kind} of {where}"
     return (
         f"operation {op.id} (client {op.client}, {what}, {op.start_us % 10**9 / 1000:.3f} {ended} ms: {op.outcome}"
         + (f", stamp {int.from_bytes(op.stamp[:8], 'big') % 10**9 / 1000:.3f}" if op.stamp else "")
+        + (f", generation {int.from_bytes(op.generation[:8], 'big') % 10**9 / 1000:.3f}" if op.generation else "")
         + (f", {op.detail}" if op.detail else "")
         + ")"
     )

@@ -15,6 +15,7 @@ class Revocation(Checker):
     """Compares what is read with who is revoked, and since when."""
 
     name = "revocation"
+    about = ""
 
     def __init__(self, view: View) -> None:
         super().__init__(view)

@@ -186,10 +186,13 @@ def _commit_rules(
     evicted: int = m.EVICTED,
     recovering: int = m.RECOVERING,
 ) -> None:
-    """The commit rules of protocol 3 with something wrong in them."""
+    """The commit rules of protocol 3 for registers, with something wrong in them."""
+    store = vars(Node)["store"]
 
     def mutant(self: Node, header: Header, held: Held, now_us: int) -> int:
         slots = self.slots
+        if slots.type_of(header.slot) is not None:
+            return int(store(self, header, held, now_us))
         slot, stamp = header.slot, header.stamp
         before = slots.current.get(slot)
         if before is not None and before.digest == held.digest:
