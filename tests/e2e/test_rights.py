@@ -165,3 +165,24 @@ async def test_recovery_still_gets_everything(cluster: LocalCluster) -> None:
         (reply,) = codec.decode_replies(channel.opener.open((await websocket.receive()).data))
         assert isinstance(reply, m.ReportReply)
         await websocket.close()
+
+
+async def test_rights_and_limits_hold_for_fields_too() -> None:
+    """Elements of sets are fields: each added is a write, each removed a delete, and they are counted."""
+    spaces = (NamespaceInfo("tags", type="set", writers=("owner",)),)
+    rights = (RightInfo(("guest",), "tags", ("write",), "open/"), RightInfo(("busy",), "tags", ("write",)))
+    limits = {"busy": Limits(fields_max=3)}
+    async with LocalCluster(namespaces=spaces, rights=rights, limits=limits, writers=WRITERS) as cluster:
+        owner, guest, busy = [await cluster.client(who, namespace="tags") for who in WRITERS]
+        await guest.set_("open/a").add("x", "y")
+        with pytest.raises(PermissionDenied, match="guest has no right to write in namespace tags"):
+            await guest.set_("closed").add("x")
+        with pytest.raises(PermissionDenied, match="guest has no right to delete in namespace tags"):
+            await guest.set_("open/a").remove("x")
+        await owner.set_("open/a").remove("x")
+        assert await guest.set_("open/a").members() == {"y"}
+        for element in ("1", "2", "3"):
+            await busy.set_("s").add(element)
+        with pytest.raises(PermissionDenied, match="the writer busy is at its limit of 3 fields"):
+            await busy.set_("s").add("4")
+        assert await owner.set_("s").members() == {"1", "2", "3"}

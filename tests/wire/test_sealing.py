@@ -92,6 +92,15 @@ def test_rotation_overlaps() -> None:
     assert {keys.hidden_name(b"k") for keys in (KEYS, learnt, turned, ended)} == {KEYS.hidden_name(b"k")}
 
 
+def test_the_form_stays() -> None:
+    """What was sealed by another version, or another implementation, has to open: docs/decisions/0013."""
+    sealed = bytes.fromhex(
+        "014fa42b7a2e679cc6000102030405060708090a0b0c0d0e0f1011121314151617ea3de76334bfabfb16ad96c9c6dc995855785ce2c0"
+    )
+    assert KEYS.open(PLACE, STAMP, sealed) == b"value"
+    assert KEYS.hidden_name(b"k").hex() == "61a3ef3ed45941e26d3796b112cb27d86139be633088095fa42fc2cb5e5d9d38"
+
+
 def test_hidden_names_are_keyed() -> None:
     assert KEYS.hidden_name(b"k") != KEYS.hidden_name(b"l")
     assert KEYS.hidden_name(b"k") != DataKeys([OLD], names=NEW).hidden_name(b"k")
