@@ -15,6 +15,7 @@ from quorumcache.core.model import DELETE, Entry, Header, Malformed, header_expi
 from quorumcache.core.slots import Held, Promise
 from quorumcache.core.types.base import (
     GENERATION_BYTES,
+    KEY_FIELDS_MAX,
     KEY_SIZE_MAX,
     FieldType,
     base_fault,
@@ -76,7 +77,13 @@ def refusal_of(node: Node, kind: FieldType, wanted: Promise, now_us: int) -> m.R
         return m.Refusal(position, m.BELOW_FLOOR, floor_us)
     if max(header.time_us, 0 if slot == base_slot else kind.seen_us(header)) > now_us + node.configuration.max_skew_us:
         return m.Refusal(position, m.AHEAD, now_us)
-    if slot == base_slot or key is None or generation != key.generation:
+    if slot == base_slot:
+        return None
+    promised, promised_bytes = slots.promised_in_key.get(base_slot, (0, 0))
+    if promised >= kind.promised_max or promised_bytes > KEY_SIZE_MAX:
+        # They count on top of the bounds below: what is promised will be stored.
+        return m.Refusal(position, m.BUSY, 0, None, "too much is promised in this key")
+    if key is None or generation != key.generation:
         return None
     fault = kind.fault_beside(
         header,
@@ -168,9 +175,8 @@ def store(node: Node, kind: FieldType, header: Header, held: Held, now_us: int) 
     slots.settle_promises(slot, stamp, rank)
     if kind.replaces and slot != base_slot:
         key = slots.keys[base_slot]
-        for other, field in list(key.fields.items()):
-            if other != slot and kind.replaced(field.header, (held.header,)):
-                slots.replace_field(other)
+        for other in [s for s, field in key.fields.items() if s != slot and kind.replaced(field.header, (header.raw,))]:
+            slots.replace_field(other)
     return m.OK
 
 
@@ -180,7 +186,12 @@ def outline(node: Node, request: m.Outline, now_us: int) -> m.Reply:
     if key is None:
         return m.OutlineReply(request.id, now_us, None, floor_us, [], b"")
     base = key.base.entry()
-    proof_bytes = sum(map(proof_cost, key.fields.values())) if len(key.fields) <= 512 else m.OUTLINE_BYTES_MAX
+    proof_bytes = m.OUTLINE_BYTES_MAX
+    if len(key.fields) <= 512:
+        held_of = key.fields.values()
+        # A path out of a large batch takes the time of hashing all of it.
+        batches = {id(held.batch): len(held.batch.leaves) for held in held_of}
+        proof_bytes = sum(map(proof_cost, held_of)) + sum(batches.values()) // 8
     if key.size + proof_bytes < m.OUTLINE_BYTES_MAX:
         entries = [key.fields[slot].entry() for slot in sorted(key.fields)]
         return m.OutlineReply(request.id, now_us, base, floor_us, entries, b"")
@@ -200,6 +211,7 @@ def fields(node: Node, request: m.Fields, now_us: int) -> m.Reply:
     numbers = sorted(set(request.buckets))
     digests: list[bytes] = []
     entries: list[Entry] = []
+    batches: set[int] = set()
     size = 0
     after = (bucket_of(request.after), request.after) if request.after else (-1, b"")
     for number in numbers:
@@ -210,10 +222,15 @@ def fields(node: Node, request: m.Fields, now_us: int) -> m.Reply:
             held = key.fields[slot]
             if held.digest[:8] not in known:
                 size += len(held.header) + len(held.salted) + proof_cost(held)
+                if id(held.batch) not in batches:
+                    batches.add(id(held.batch))
+                    size += len(held.batch.leaves)  # Which are hashed for its path.
                 if entries and size > m.REPLY_VALUES_BYTES_MAX:
                     return m.FieldsReply(request.id, now_us, key.generation, b"".join(digests), entries, True)
                 entries.append(held.entry())
             digests.append(held.digest)
+            if len(digests) == KEY_FIELDS_MAX:
+                return m.FieldsReply(request.id, now_us, key.generation, b"".join(digests), entries, True)
     return m.FieldsReply(request.id, now_us, key.generation, b"".join(digests), entries, False)
 
 

@@ -50,6 +50,8 @@ class Journal:
         for slot, promises in self.promises.items():
             slots.put_back_promises(slot, promises)
         for number, floor_us in self.floors.items():
+            # Keys that went and came back have lost their own barriers, which are no higher than the floor they raised.
+            slots.key_barrier_us = max(slots.key_barrier_us, slots.shards[number].floor_us if slots.types else 0)
             slots.shards[number].floor_us = floor_us
         self.entries.clear()
         self.promises.clear()

@@ -25,6 +25,9 @@ _BUCKETS_DOMAIN: Final = b"\x04"
 _BUCKET_DOMAIN: Final = b"\x05"
 _FIELD_DOMAIN: Final = b"\x06"
 
+#: What `pack` adds to each field, at most: so much is known without packing.
+PACKED_BYTES_EACH: Final = 10
+
 _packer: Final = msgspec.msgpack.Encoder()
 _unpacker: Final = msgspec.msgpack.Decoder(list[bytes])
 

@@ -22,7 +22,7 @@ from quorumcache.core.certificate import (
 )
 from quorumcache.core.config import Configuration
 from quorumcache.core.evidence import Equivocation, SignedHeader
-from quorumcache.core.keys import pack
+from quorumcache.core.keys import PACKED_BYTES_EACH, pack
 from quorumcache.core.memory import entry_cost
 from quorumcache.core.model import (
     ABSENT,
@@ -525,7 +525,7 @@ class Node:
         if key is None:
             return b"", b""
         if is_base_slot(slot):
-            if key.size > m.REPLY_VALUES_BYTES_MAX:
+            if key.size + PACKED_BYTES_EACH * len(key.fields) > m.REPLY_VALUES_BYTES_MAX:
                 return b"", b""
             return key.base.header, pack((key.fields[s].header, key.fields[s].salted) for s in sorted(key.fields))
         held = key.fields.get(slot)

@@ -153,14 +153,10 @@ class Recovery:
         report.floor_us = max(report.floor_us, reply.floor_us)
         slots = self.node.slots
         headers = [self.node.verifier.check_entry(entry) for entry in reply.entries]
-        going_on = base_slot_of(report.after) if report.partial else b""
-        if going_on:
-            if headers and headers[0].slot == going_on and headers[0].digest == report.entries[going_on][0].digest:
-                del headers[0], reply.entries[0]
-            else:
-                report.broken.add(going_on)
+        base = self._goes_on(report, headers, reply)
+        if reply.more and not headers:
+            raise Malformed("a page that does not go on")
         report.partial = reply.partial
-        base: Header | None = report.entries[going_on][0] if going_on else None
         for header, entry in zip(headers, reply.entries, strict=True):
             if header.slot <= report.after:
                 raise Malformed("a page out of order")
@@ -171,7 +167,6 @@ class Recovery:
                     base is None
                     or base_slot_of(header.slot) != base.slot
                     or generation_of(header.raw) != generation_of(base.raw)
-                    or base.slot in report.broken
                 ):
                     raise Malformed("a field without the base of its generation")
             if self.node.configuration.shard_of(header.slot) != active.shard.number:
@@ -180,6 +175,23 @@ class Recovery:
             report.entries[header.slot] = (header, entry)
         if len(report.entries) > SHARD_ENTRIES_MAX:
             raise Malformed("a report without end")
+
+    def _goes_on(self, report: _PeerReport, headers: list[Header], reply: m.ReportReply) -> Header | None:
+        """The base of the key that the page before ended with, where this page goes on with it: its base is taken off
+        the page. That may be another by now: one that goes on with the same generation (what is known of the key
+        stands), or of another one (it may lack fields). Or the key got fields only since."""
+        if not report.after or self.node.slots.type_of(report.after) is None:
+            return None
+        base_slot = base_slot_of(report.after)
+        if not headers or headers[0].slot != base_slot:
+            if report.partial:
+                report.broken.add(base_slot)
+            return None
+        base, entry = headers.pop(0), reply.entries.pop(0)
+        if generation_of(base.raw) != generation_of(report.entries[base_slot][0].raw):
+            report.broken.add(base_slot)
+        report.entries[base_slot] = (base, entry)
+        return base
 
     def _conclude(self, active: _ShardRecovery, now_us: int) -> None:
         for request_id in active.requests.values():

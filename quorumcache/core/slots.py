@@ -138,6 +138,8 @@ class Slots:
         #: + 2 max_skew, for keys' own barriers are not stored.
         self.key_barrier_us = 0
         self.open: dict[bytes, list[Promise]] = {}
+        #: Base slot -> of how many fields writes are promised there, and their bytes.
+        self.promised_in_key: dict[bytes, list[int]] = {}
         # In the order they were made: an OrderedDict, for a dict's front is slow to find after many deletions.
         self.promises: OrderedDict[Promise, None] = OrderedDict()
         self.shards = [Shard(i, floor_us, recovering) for i in range(configuration.shards)]
@@ -261,12 +263,24 @@ class Slots:
         promise.leaves = self.memory.promised(promise.header.raw, promise.leaves)
         if self.allowances is not None:
             self.allowances.promised(promise.header, 1)
+        self._count_in_key(promise.header, 1)
 
     def _forget_promise(self, promise: Promise) -> None:
         del self.promises[promise]
         self.memory.unpromised(promise.header.raw, promise.leaves)
         if self.allowances is not None:
             self.allowances.promised(promise.header, -1)
+        self._count_in_key(promise.header, -1)
+
+    def _count_in_key(self, header: Header, count: int) -> None:
+        if self.type_of(header.slot) is None or is_base_slot(header.slot):
+            return
+        base_slot = base_slot_of(header.slot)
+        promised = self.promised_in_key.setdefault(base_slot, [0, 0])
+        promised[0] += count
+        promised[1] += count * (len(header.raw) + header.size)
+        if not promised[0]:
+            del self.promised_in_key[base_slot]
 
     def drop_old_promises(self, now_us: int, count_max: int) -> int:
         """Drop at most `count_max` promises that are old enough, oldest first; returns how many."""

@@ -3,8 +3,17 @@ never signs evidence against itself (protocol 5.2 and 5.7); what it can be made 
 
 from __future__ import annotations
 
-import pytest
+import random
+from collections.abc import Iterable
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quorumcache.core import keys
+from quorumcache.core import messages as m
+from quorumcache.core import node as node_module
+from quorumcache.core.journal import Journal
 from quorumcache.core.model import DELETE, PUT, stamp_of
 from quorumcache.core.types.base import field_slot
 from quorumcache.core.types.siblings import encode_seen
@@ -100,3 +109,134 @@ def test_a_covered_sibling_waits_for_storage() -> None:
     node.node.slots.frozen = True
     assert node.commit(covered) == ["FULL"]
     assert len(node.node.slots.promises) == 1
+
+
+# --- what storage could not write ---
+
+
+def test_a_barrier_outlives_what_storage_could_not_write() -> None:
+    """A key that was let go of and put back, floor and all, still remembers what was promised in it."""
+    node = alone()
+    generation = stamp(NOW - 1000)
+    node.commit(base(node, NOW - 1000, of="siblings"))
+    covered = sibling(node, NOW, generation, 1, {})
+    assert node.grants(covered)
+    node.commit(sibling(node, NOW - 100, generation, 2, {stamp(0, "w2", 1)[8:]: NOW}))
+    assert node.commit(covered) == ["OK"]
+    node.node.slots.journal = journal = Journal()
+    node.node.slots.drop(base_slot("siblings"))
+    journal.undo(node.node.slots)
+    assert len(node.node.slots.keys[base_slot("siblings")].fields) == 1
+    assert not node.grants(sibling(node, NOW, generation, 1, {stamp(0, "w3", 7)[8:]: NOW - 5}, b"other"))
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_undoing_gives_back_what_was_there(rng: random.Random) -> None:
+    """The journal: whatever a frame did to keys with fields, undone it leaves entries, digests and memory as before;
+    and dropping everything leaves no memory in use."""
+    node = alone()
+    slots = node.node.slots
+    generations = [stamp(NOW - 1000)]
+
+    def act(number: int) -> None:
+        at_us = NOW - 900 + number
+        what = rng.randrange(8)
+        generation = rng.choice(generations[-2:])
+        if what == 0:
+            node.commit(base(node, at_us, kind=rng.randrange(2), of=rng.choice(("map", "siblings"))))
+            generations.append(stamp(at_us))
+        elif what == 1:
+            node.commit(base(node, at_us, goes_on=generation, of=rng.choice(("map", "siblings"))))
+        elif what == 2:
+            slot = base_slot(rng.choice(("map", "siblings")))
+            if slot in slots.current:
+                slots.drop(slot)
+        elif what < 6:
+            node.commit(field(node, at_us, generation, name=b"%d" % rng.randrange(3)))
+        else:
+            seen = {stamp(0, "w2", n)[8:]: NOW for n in range(3) if rng.random() < 0.3}
+            draft = sibling(node, at_us, generation, rng.randrange(3, 6), seen)
+            if rng.random() < 0.5:
+                node.prepare(draft)
+            node.commit(draft)
+
+    def state() -> object:
+        keys = {s: (k.base, dict(k.fields), k.digest(), k.size, k.generation) for s, k in slots.keys.items()}
+        promises = {s: tuple(p) for s, p in slots.open.items()}
+        return dict(slots.current), keys, promises, slots.memory.bytes_used, slots.shards[0].floor_us
+
+    node.commit(base(node, NOW - 1000))
+    node.commit(base(node, NOW - 1000, of="siblings"))
+    for number in range(rng.randrange(12)):
+        act(number)
+    before = state()
+    slots.journal = journal = Journal()
+    for number in range(20, 20 + rng.randrange(12)):
+        act(number)
+    journal.undo(slots)
+    assert state() == before
+    for slot in list(slots.keys):
+        slots.drop(slot)
+    for promise in list(slots.promises):
+        slots.drop_promise(promise)
+    assert (slots.current, slots.memory.bytes_used, slots.promised_in_key) == ({}, 0, {})
+
+
+# --- bounds ---
+
+
+def test_what_is_promised_in_one_key_is_bounded() -> None:
+    """Siblings: each is compared with all others, so promises count too, or a batch of them would pass the bound."""
+    node = alone()
+    generation = stamp(NOW - 1000)
+    node.commit(base(node, NOW - 1000, of="siblings"))
+    draft = node.draft("w2")
+    for number in range(300):
+        slot = field_slot(base_slot("siblings"), number.to_bytes(16, "big"))
+        draft.put(slot_bytes=slot, at_us=NOW, metadata=generation)
+    reply = node.prepare(draft)
+    assert {m.REFUSALS[refusal.code] for refusal in reply.refusals} == {"BUSY"}
+    assert len(reply.refusals) == 300 - 64
+    assert node.node.slots.promised_in_key[base_slot("siblings")][0] == 64
+
+
+def test_a_key_that_is_not_there_yet_bounds_its_promises_too() -> None:
+    """Of a generation that the node has not heard of, too: its base may come later."""
+    node = alone()
+    for at in range(40):
+        draft = field(node, NOW + at, stamp(NOW), b"x" * (1 << 20), name=b"%d" % at)
+        if not node.grants(draft):
+            assert m.REFUSALS[node.refusal(draft).code] == "BUSY"
+            assert at <= 17
+            return
+    raise AssertionError("all was promised")
+
+
+def test_a_large_key_is_not_packed_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that comes to more than a reply's bound only once it is packed is left out without packing, however often
+    one read names it."""
+    node = alone()
+    generation = stamp(NOW - 1000)
+    node.commit(base(node, NOW - 1000))
+    draft = node.draft("w2")
+    for at in range(8):
+        draft.put(slot_bytes=slot_at("map", b"%d" % at), value=bytes(1 << 19), at_us=NOW, metadata=generation)
+    room = m.REPLY_VALUES_BYTES_MAX - 8 * (len(draft.headers[0]) + 16) - 7 * (1 << 19) - 1
+    draft.headers.pop()
+    draft.salted.pop()
+    draft.put(slot_bytes=slot_at("map", b"7"), value=bytes(room), at_us=NOW, metadata=generation)
+    assert node.commit(draft) == ["OK"] * 8
+    assert node.node.slots.keys[base_slot("map")].size == m.REPLY_VALUES_BYTES_MAX - 1
+    packed = 0
+
+    def counted(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+        nonlocal packed
+        packed += 1
+        return keys.pack(fields)
+
+    monkeypatch.setattr(node_module, "pack", counted)
+    reply = node.node.handle(m.Read(1, node.configuration.digest, [base_slot("map")] * 50, 0, 50), NOW)
+    assert isinstance(reply, m.ReadReply)
+    assert set(reply.values) == {b""}
+    assert not packed

@@ -402,9 +402,17 @@ class Schedule:
         self.send()
         self.note()
 
+    def close(self, client: Client) -> None:
+        """The client is closed in the middle of what it does: each operation has its one outcome all the same."""
+        client.core.abandon(self.cluster.now_us)
+        self.note()
+        assert not any(operation.client is client for operation in self.open), "an operation was forgotten"
+
     def run(self) -> None:
         for _ in range(STEPS):
             self.step()
+        if self.rng.random() < 0.5:
+            self.close(self.rng.choice(self.clients))
         self.cut.clear()
         for _ in range(200):
             if not self.open:

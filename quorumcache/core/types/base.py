@@ -99,6 +99,8 @@ class FieldType:
     name: ClassVar[str]
     #: How many fields a key may have.
     fields_max: ClassVar[int] = KEY_FIELDS_MAX
+    #: Of how many writes may be promised in one key at a time, all writers' together.
+    promised_max: ClassVar[int] = KEY_FIELDS_MAX // 4
 
     def fault(self, header: Header) -> str:
         """Why no node may promise this header of a field, by its form alone; empty where it may."""

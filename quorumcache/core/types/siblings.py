@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar, Final, NamedTuple
 
@@ -44,8 +45,9 @@ def time_of(raw: bytes) -> int:
     return int.from_bytes(raw[3:11], "big")
 
 
-def seen_of(raw: bytes) -> Seen:
-    """What the author of this header had seen."""
+@lru_cache(maxsize=2 * SIBLINGS_MAX)
+def seen_of(raw: bytes) -> Mapping[bytes, int]:
+    """What the author of this header had seen. Kept for a while, as each write is compared with all others."""
     return dict(_ITEM.iter_unpack(metadata_of(raw)[GENERATION_BYTES:]))
 
 
@@ -92,6 +94,7 @@ class Siblings(FieldType):
 
     name: ClassVar[str] = "siblings"
     fields_max: ClassVar[int] = SIBLINGS_MAX
+    promised_max: ClassVar[int] = SIBLINGS_MAX // 4
 
     def fault_of_form(self, header: Header, field: bytes, details: bytes) -> str:
         """16 random bytes; a vector in order, without what it could not have seen: itself."""
