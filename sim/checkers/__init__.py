@@ -8,6 +8,7 @@ from sim.checkers.base import Checker, View
 from sim.checkers.convergence import Convergence
 from sim.checkers.durability import Durability
 from sim.checkers.evidence import NoFalseAccusation
+from sim.checkers.floors import Floors
 from sim.checkers.freshness import Freshness
 from sim.checkers.integrity import Integrity
 from sim.checkers.keyconvergence import ConvergedKeys
@@ -26,6 +27,7 @@ ALL: Final[tuple[type[Checker], ...]] = (
     Freshness,
     Revocation,
     Durability,
+    Floors,
     Liveness,
     Convergence,
     NoFalseAccusation,

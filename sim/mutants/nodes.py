@@ -55,7 +55,7 @@ def _no_floor_on_expiry(patches: Patches) -> None:
     _drop_without_floor(patches, lambda held, evicted: not evicted and header_expires_at(held.header) > 0)
 
 
-@add("11, evict only what is old", features_add=("evict", "contention"), keys=4, shards=1, operations=60)
+@add("11, evict only what is old", fast=True)
 def _evict_young(patches: Patches) -> None:
     patches.set(Slots, "_may_go", lambda self, slot, now_us: not self.shard(slot).recovering)
 

@@ -16,6 +16,7 @@ from sim.checkers import Checker
 from sim.checkers.convergence import Convergence
 from sim.checkers.durability import Durability
 from sim.checkers.evidence import NoFalseAccusation
+from sim.checkers.floors import Floors
 from sim.checkers.freshness import Freshness
 from sim.checkers.integrity import Integrity
 from sim.checkers.linearizability import ABSENT, NEVER, Event, Linearizability, is_explained, search
@@ -371,3 +372,42 @@ def test_every_request_has_a_reply_in_the_record() -> None:
     from sim.record import KIND_OF
 
     assert {*m.TABLE, *m.TABLE.values(), m.Reject} == set(KIND_OF)
+
+
+# --- floors ---
+
+
+def floored(floor_us: int, *, restarts: int = 0, evicted: int = 0, recovering: bool = False) -> SimpleNamespace:
+    shard = SimpleNamespace(floor_us=floor_us, recovering=recovering)
+    slots = SimpleNamespace(shard=lambda slot: shard, shards=[shard], evicted_count=evicted, reaped_count=0)
+    return SimpleNamespace(
+        index=0, is_byzantine=False, down=False, restart_count=restarts, node=SimpleNamespace(slots=slots)
+    )
+
+
+@pytest.mark.parametrize(
+    ("node", "is_fine"),
+    [
+        (floored(10**9 - 2 * 50_000 + 24_999), True),
+        (floored(10**9 - 2 * 50_000 + 25_000), False),
+        (floored(10**9 + 2 * 50_000, restarts=1), True),
+        (floored(10**9 + 3 * 50_000, restarts=1), False),
+        (floored(0, recovering=True), True),
+        (floored(0, recovering=True, evicted=1), False),
+        (floored(0, evicted=1), True),
+    ],
+)
+def test_floors_are_below_what_is_young_but_for_starts(node: SimpleNamespace, is_fine: bool) -> None:
+    """Protocol 7: only what is older than 2 max_skew may go, and nothing while recovering."""
+    view = View()
+    view.nodes = [node]
+    Floors(view).ended(view.op("read", 0, 1))  # type: ignore[arg-type]
+    assert bool(view.violations) != is_fine
+
+
+def test_what_a_new_epoch_evicts_may_be_young() -> None:
+    view = View()
+    view.nodes = [floored(10**9)]
+    view.revoked = {ALICE: 1}
+    Floors(view).ended(view.op("read", 0, 1))  # type: ignore[arg-type]
+    assert not view.violations

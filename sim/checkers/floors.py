@@ -1,0 +1,48 @@
+"""Floors rise only as far as protocol 7 lets them: nobody is kept from writing by what was dropped too soon.
+
+What is evicted or reaped is older than 2 max_skew, and so is the stamp of a promise that aged out. So a floor above
+that comes from a start. While all shards of a node recover, nothing of it is evicted or reaped. Checked where
+operations end.
+"""
+
+from __future__ import annotations
+
+from sim.checkers.base import Checker, View, told
+from sim.processes import NodeProcess
+from sim.record import Op
+
+
+class Floors(Checker):
+    """Looks at the floor of the operation's shard in each correct node."""
+
+    name = "floors"
+
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        self._restarts: dict[int, int] = {}
+        self._start_us: dict[int, int] = {}
+
+    def ended(self, op: Op) -> None:
+        """Any operation may have made nodes drop something."""
+        for process in self.view.nodes:
+            if not process.is_byzantine and not process.down:
+                self._check(process, op)
+
+    def _check(self, process: NodeProcess, op: Op) -> None:
+        skew_us = self.view.max_skew_us
+        # The most that the node's clock can show.
+        clock_us = self.view.now_us + skew_us // 2
+        if process.restart_count != self._restarts.get(process.index, 0):
+            self._restarts[process.index] = process.restart_count
+            self._start_us[process.index] = clock_us + 2 * skew_us
+        slots = process.node.slots
+        floor_us = slots.shard(op.slot).floor_us
+        most_us = max(clock_us - 2 * skew_us - 1, self._start_us.get(process.index, 0))
+        # A new epoch evicts what a revoked writer wrote, however young.
+        if floor_us > most_us and not self.view.revoked:
+            self.fail(
+                f"node {process.index} dropped what was younger than 2 max_skew: its floor is at "
+                f"{(floor_us - clock_us) / 1000:+.3f} ms of its clock, after {told(op)}"
+            )
+        if slots.evicted_count + slots.reaped_count and all(shard.recovering for shard in slots.shards):
+            self.fail(f"node {process.index} evicted or reaped while all its shards recover, {told(op)}")
