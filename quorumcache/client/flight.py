@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Final, Generic, TypeVar
+from contextvars import ContextVar
+from typing import Any, Final, Generic, TypeVar
 
-from quorumcache.errors import Unavailable
+from quorumcache.errors import Misuse, Unavailable
 
 V = TypeVar("V")
 
+#: The runs that this code is part of: to wait for one of them would be to wait for oneself.
+_within: ContextVar[tuple[Flight[Any], ...]] = ContextVar("quorumcache flights", default=())
 #: How long those who wait for a value wait for its being kept, in seconds.
 KEEP_S_MAX: Final = 0.1
 
@@ -80,9 +83,12 @@ class Flights(Generic[V]):
     async def run(self, key: Hashable, work: Callable[[Flight[V]], Awaitable[V]]) -> V:
         """The value of `work` for the key: of the run under way, if there is one, else of a new one.
 
-        Raises what `work` raises. A `work` that ends by a cancellation of its own making raises Unavailable.
+        Raises Misuse where `work` itself asks for it, and otherwise what `work` raises. A `work` that ends by a
+        cancellation of its own making raises Unavailable.
         """
         flight = self._flights.get(key)
+        if flight is not None and flight in _within.get():
+            raise Misuse(f"what makes the value of {key!r} asks for that value itself, which would never end")
         # A run whose last waiter has gone is being cancelled: who comes now must not share that.
         if flight is None or (not flight.waiting and not flight.is_answered):
             flight = self._begin(key, work)
@@ -115,6 +121,8 @@ class Flights(Generic[V]):
         return flight
 
     async def _fly(self, key: Hashable, flight: Flight[V], work: Callable[[Flight[V]], Awaitable[V]]) -> None:
+        # In the context of this task alone, and of what it starts.
+        _within.set((*_within.get(), flight))
         try:
             flight.answer(await work(flight))
         except asyncio.CancelledError:

@@ -228,6 +228,22 @@ async def test_a_loader_is_cancelled_when_all_who_wait_are(client: Client) -> No
     assert second.cancelled()
 
 
+async def test_a_loader_that_asks_for_its_own_value_is_refused(client: Client) -> None:
+    @client.cached(ttl=60, key="fib:{number}")
+    async def fibonacci(number: int) -> bytes:
+        if number < 2:
+            return b"%d" % number
+        return b"%d" % (int(await fibonacci(number - 1)) + int(await fibonacci(number - 2)))
+
+    assert await fibonacci(20) == b"6765"  # Others may be asked for, as deep as it goes.
+
+    async def selfish() -> Any:
+        return await client.get_or_set("k", selfish, 60)
+
+    with pytest.raises(Misuse, match="asks for that value itself"):
+        await client.get_or_set("k", selfish, 60)
+
+
 async def test_a_loader_slower_than_the_deadline(client: Client) -> None:
     loader = Loader()
     loader.go.clear()

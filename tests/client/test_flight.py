@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from quorumcache.client.flight import Flight, Flights
-from quorumcache.errors import Unavailable
+from quorumcache.errors import Misuse, Unavailable
 
 
 class Work:
@@ -108,6 +108,21 @@ async def test_a_run_may_answer_before_it_ends() -> None:
     rest.set()
     await _turns()
     assert done == [True]
+
+
+async def test_a_run_that_asks_for_itself_is_refused_rather_than_waiting_for_ever() -> None:
+    flights = Flights[int]()
+
+    async def selfish(flight: Flight[int]) -> int:
+        return await flights.run("k", selfish)
+
+    async def through_another(flight: Flight[int]) -> int:
+        return await flights.run("other", selfish)
+
+    for work in (selfish, through_another):
+        with pytest.raises(Misuse, match="asks for that value itself"):
+            await flights.run("k", work)
+    assert not len(flights)
 
 
 async def test_an_answer_waits_a_moment_for_what_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:

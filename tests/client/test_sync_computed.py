@@ -95,6 +95,14 @@ def test_a_loader_that_fails_or_is_interrupted(sync_client: SyncClient) -> None:
         sync_client.get_or_set("fails too", lambda: (x for x in b"v"))
 
 
+def test_a_loader_that_asks_for_its_own_value_is_refused(sync_client: SyncClient) -> None:
+    def load() -> bytes:
+        return bytes(sync_client.get_or_set("itself", load, 60))
+
+    with pytest.raises(Misuse, match="asks for that value itself"):
+        sync_client.get_or_set("itself", load, 60)
+
+
 def test_a_deadline_is_kept_by_those_who_wait_for_anothers_loader(sync_client: SyncClient) -> None:
     begun, go = threading.Event(), threading.Event()
 
