@@ -20,6 +20,7 @@ class Syncer:
         self._written = 0
         self._durable = 0
         self._under_way = False
+        self._closed = False
         self._next: asyncio.Future[None] | None = None
         self.failure: OSError | None = None
         self.syncs_count = 0
@@ -45,8 +46,9 @@ class Syncer:
     def _begin(self) -> None:
         waiting, self._next = self._next, None
         assert waiting is not None
-        if self.failure is not None:
-            waiting.set_exception(OSError(*self.failure.args))
+        if self.failure is not None or self._closed:
+            fault = self.failure or OSError("storage is closed")
+            waiting.set_exception(OSError(*fault.args))
             return
         loop, covers = asyncio.get_running_loop(), self._written
         self._under_way = True
@@ -74,5 +76,6 @@ class Syncer:
             self._begin()
 
     def close(self) -> None:
-        """Wait for what is under way."""
+        """Wait for what is under way; who waits for more gets an OSError."""
+        self._closed = True
         self._thread.shutdown()

@@ -18,7 +18,7 @@ import pytest
 
 from quorumcache.client import Client
 from quorumcache.core.config import NamespaceInfo
-from quorumcache.core.outcome import Failed, Found
+from quorumcache.core.outcome import Failed, Found, Written
 from quorumcache.errors import Misuse
 from quorumcache.storage import SqliteStorage
 from quorumcache.storage.syncing import Syncer
@@ -35,6 +35,8 @@ class _Load:
     def __init__(self) -> None:
         self.history = History()
         self.stopping = False
+        self._written = 0
+        self._more = asyncio.Event()
 
     async def write(self, client: Client, name: str) -> None:
         assert client.writer is not None
@@ -43,7 +45,18 @@ class _Load:
             number += 1
             key, value = KEYS[number % len(KEYS)], f"{name} {number}".encode()
             began = self.history.announce(key, value, client.writer)
-            self.history.end(key, began, await client.write(key, value))
+            outcome = await client.write(key, value)
+            self.history.end(key, began, outcome)
+            if isinstance(outcome, Written):
+                self._written += 1
+                self._more.set()
+
+    async def more(self, count: int) -> None:
+        """Wait until so many further writes are acknowledged."""
+        goal = self._written + count
+        while self._written < goal:
+            self._more.clear()
+            await self._more.wait()
 
     async def read(self, client: Client) -> None:
         number = 0
@@ -84,12 +97,13 @@ async def test_all_nodes_killed_at_random_points_under_load_lose_nothing_acknowl
                 group.create_task(load.read(client) if name is None else load.write(client, name))
             try:
                 for _ in range(ROUNDS):
-                    await asyncio.sleep(0.3 + chance.random() / 3)
+                    await load.more(chance.randint(10, 40))
+                    await asyncio.sleep(chance.random() / 100)
                     await asyncio.gather(*(cluster.kill(node) for node in range(4)))
                     await asyncio.gather(*(cluster.restart(node) for node in range(4)))
                     assert all([(await cluster.status(node))["resumed"] for node in range(4)])
+                await load.more(10)
             finally:
-                await asyncio.sleep(0.3)
                 load.stopping = True
         # Whoever connects anew finds every key, and none older than what was acknowledged.
         async with await cluster.client(None) as reader:
@@ -98,7 +112,7 @@ async def test_all_nodes_killed_at_random_points_under_load_lose_nothing_acknowl
     verdict = load.history.check()
     assert verdict.is_clean, verdict.examples
     assert verdict.reads_missed == 0
-    assert verdict.writes > 50
+    assert verdict.writes > 10 * ROUNDS
 
 
 async def test_nodes_stopped_in_order_go_on_with_what_they_had() -> None:

@@ -468,3 +468,19 @@ def test_a_log_that_cannot_be_moved_is_told_and_costs_nothing(
     assert "could not be moved" in caplog.text
     kept.storage.close()
     assert loaded(tmp_path / "a", boot="boot 2") == picture(kept.slots)
+
+
+async def test_who_waits_for_a_sync_when_storage_closes_is_told(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, durability="power")
+    syncer = kept.storage._syncer
+    assert syncer is not None
+    first = kept.storage.synced()
+    kept.frame(SOME[0])
+    second = kept.storage.synced()  # The first is under way: this one is next.
+    assert first is not None
+    assert second is not None
+    kept.storage.close()
+    await first
+    with pytest.raises(OSError, match="closed"):
+        await second
+    assert loaded(tmp_path, durability="power") == picture(kept.slots), "it was stored all the same"
