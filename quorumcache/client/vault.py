@@ -67,6 +67,8 @@ def vault_for(configuration: Configuration, namespace: str, source: DataKeysSour
             "(data_keys=... or --data-keys)"
         )
     given = source(namespace) if callable(source) else source
+    if not isinstance(given, DataKeys | str | os.PathLike):
+        raise Misuse(f"data keys of type {type(given).__name__}; a file, DataKeys or a function that gives either")
     keys = given if isinstance(given, DataKeys) else read_data_keys(Path(given))
     if info.hide_keys and not keys.has_names:
         raise Misuse(

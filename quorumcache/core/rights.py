@@ -89,13 +89,17 @@ class Rights:
         self._statuses = {writer.key: writer.status for writer in writers}
         active = {writer.name: writer.key for writer in writers if writer.status == "active"}
         self._open_to_read: set[bytes] = set()
-        #: (role, namespace) -> who may, in all of it; and, by prefix, who may there.
+        self._active = frozenset(active.values())
+        #: (role, namespace) -> who may, in all of it.
         self._whole: dict[tuple[str, bytes], frozenset[bytes]] = {}
-        self._parts: dict[tuple[str, bytes], list[tuple[bytes, frozenset[bytes]]]] = {}
+        #: (role, namespace) -> below which prefixes each may, by key; the empty key is every active writer's. So
+        #: whoever asks costs as much as its own rights, not as much as all that there are.
+        self._parts: dict[tuple[str, bytes], dict[bytes, tuple[bytes, ...]]] = {}
+        parts: dict[tuple[str, bytes], dict[bytes, list[bytes]]] = {}
 
         def keys_of(names: Sequence[str]) -> frozenset[bytes]:
             if tuple(names) == EVERY_WRITER:
-                return frozenset(active.values())
+                return self._active
             return frozenset(active[name] for name in names if name in active)
 
         all_names = []
@@ -108,13 +112,17 @@ class Rights:
                 self._whole[READ, name] = keys_of(namespace.readers) | nodes
             self._whole[WRITE, name] = self._whole[DELETE, name] = keys_of(namespace.writers)
         for right in rights:
-            name, who = right.namespace.encode("ascii"), keys_of(right.writers)
+            name, prefix = right.namespace.encode("ascii"), right.prefix.encode("ascii")
             roles = ROLES if ADMIN in right.may else right.may
             for role in roles:
-                if right.prefix:
-                    self._parts.setdefault((role, name), []).append((right.prefix.encode("ascii"), who))
-                else:
-                    self._whole[role, name] = self._whole.get((role, name), _NOBODY) | who
+                if not prefix:
+                    self._whole[role, name] = self._whole.get((role, name), _NOBODY) | keys_of(right.writers)
+                    continue
+                there = parts.setdefault((role, name), {})
+                for key in (b"",) if right.writers == EVERY_WRITER else keys_of(right.writers):
+                    there.setdefault(key, []).append(prefix)
+        for at, of_keys in parts.items():
+            self._parts[at] = {key: tuple(prefixes) for key, prefixes in of_keys.items()}
         #: Whether anybody may read everything, so that nobody needs to look.
         self.reading_is_open = len(self._open_to_read) == len(all_names)
 
@@ -125,7 +133,9 @@ class Rights:
         if role == READ and namespace in self._open_to_read:
             return True
         parts = self._parts.get((role, namespace))
-        return parts is not None and any(key in who and name.startswith(prefix) for prefix, who in parts)
+        if parts is None or key not in self._active:
+            return False
+        return name.startswith(parts.get(key, ()) + parts.get(b"", ()))
 
     def may_read(self, key: bytes, slot: bytes) -> bool:
         """Whether whoever has this public key may read the slot; one that is no slot has nothing to read."""

@@ -76,6 +76,20 @@ def test_what_may_be_done_follows_from_writers_readers_and_rights() -> None:
     assert from_document(to_document(config)) == config
 
 
+def test_prefixes_add_up_and_those_for_every_writer_are_for_writers_only() -> None:
+    rights = (
+        RightInfo(("w1",), "closed", (WRITE,), "a/"),
+        RightInfo(("*",), "closed", (READ, WRITE), "all/"),
+        RightInfo(("w1", "w2"), "closed", (WRITE, READ), "b/"),
+    )
+    config = dataclasses.replace(configuration_of(namespaces=SPACES), rights=rights)
+    names = (b"a/k", b"b/k", b"all/k", b"k", b"")
+    assert [allowed(config, "w1", "closed", name) for name in names] == ["w", "rw", "rw", "", ""]
+    assert [allowed(config, "w3", "closed", name) for name in names] == ["", "", "rw", "", ""]
+    assert [allowed(config, "", "closed", name) for name in names] == [""] * 5
+    assert [allowed(config, "stranger", "closed", name) for name in names] == [""] * 5
+
+
 @pytest.mark.parametrize("status", ["retired", "revoked"])
 def test_only_active_writers_have_rights(status: str) -> None:
     writers = (WriterInfo("w1", key_of("w1").public, status),)

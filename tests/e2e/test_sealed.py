@@ -125,6 +125,8 @@ async def test_a_writer_without_the_key_cannot_swap_or_bring_back_values(cluster
 async def test_keys_that_are_missing_or_of_no_use_are_misuse(cluster: LocalCluster, tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="data_keys="):
         await cluster.client(namespace="sealed")
+    with pytest.raises(Misuse, match="data keys of type bytes"):
+        await client_of(cluster, keys=b"secret")
     with pytest.raises(Misuse, match="names"):
         await client_of(cluster, "hidden", DataKeys([bytes(32)]))
     plain = await cluster.client()
