@@ -63,7 +63,7 @@ async def measure(
     async with await Client.connect(signed, key=writer) as client:
         # First what is needed once, whatever is stored: code, sessions, buffers, the memory of signatures.
         await fill(client, "warm", bytes(16), 64, WARM_ENTRIES)
-        await fill(client, "warm", value, batch, min(entries // 4, 2 << 20) // max(1, size >> 8) + batch)
+        await fill(client, "warm", value, batch, max(2 * batch, min(entries // 4, (16 << 20) // (size + 700))))
         await asyncio.sleep(0.5)
         before = [resident_bytes(process) for process in processes]
         accounted_before = await accounted_bytes(signed)
