@@ -7,6 +7,7 @@ not know how plans are drawn or shrunk.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import networkx as nx
@@ -25,6 +26,7 @@ from sim.crypto import Suite
 from sim.dramas import DRAMAS, Stage
 from sim.epochs import activate, revoking
 from sim.faults import Faults
+from sim.listing import list_all
 from sim.network import REGIONS, Network, graph_of, places_of
 from sim.plan import KEYED, Plan, Step, calm, further, reachable
 from sim.processes import ClientProcess, NodeProcess
@@ -380,6 +382,7 @@ class Engine:
                 self._await([writer.start("write", slot, phase="final")])
                 readers = {(number + turn + step) % len(self.clients) for step in (1, 2)}
                 self._await([self.clients[r].start("read", slot, phase="final") for r in sorted(readers)])
+        list_all(self)
         # A write that begins a key anew takes eight messages one after another: too many for who is far.
         near = [c for c in able if c.number or "far" not in self.plan.features]
         for number in range(len(self.keys)):
@@ -416,8 +419,12 @@ class Engine:
             )
 
     def _await(self, ops: list[Op]) -> None:
+        self.wait_for(lambda: all(op.outcome != PENDING for op in ops))
+
+    def wait_for(self, is_done: Callable[[], bool]) -> None:
+        """Let time pass until it is done, or no operation could take longer."""
         limit_us = self.world.now_us + 3 * self.plan.op_time_us
-        while self.world.now_us < limit_us and not self.world.stopped and any(op.outcome == PENDING for op in ops):
+        while self.world.now_us < limit_us and not self.world.stopped and not is_done():
             self.world.run_until(self.world.now_us + 5_000)
 
     # --- epochs ---

@@ -23,6 +23,7 @@ from sim import record
 from sim.crypto import Key
 from sim.disk import LOST_MAX, Disk
 from sim.keyed import KeyedClient
+from sim.listing import Part
 from sim.network import Network
 from sim.record import Op, Record
 from sim.world import Clock, Stopwatch, World
@@ -354,7 +355,15 @@ class ClientProcess:
                 self._wake_at_us = due_us
                 self.world.at(due_us, self._wake, self._life, due_us)
 
-    def _end(self, op: Op, outcome: Outcome) -> None:
+    def list_part(self, namespace: bytes, start: m.Position, count: int, part: Part) -> None:
+        """Ask for a part of a listing."""
+        self.core.scan(namespace, b"", start, count, part)
+        self._flush_soon()
+
+    def _end(self, op: Op | Part, outcome: Outcome) -> None:
+        if isinstance(op, Part):
+            op.outcome = outcome
+            return
         del self.open[op.id]
         op.end_us = self.world.now_us
         if op.type and self.keyed is not None:

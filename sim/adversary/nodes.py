@@ -32,6 +32,7 @@ from quorumcache.core.quorum import bitmap_of, full_bitmap
 from quorumcache.core.settle import commit_of
 from sim.adversary.conspiracy import Conspiracy, Proposal, header_for
 from sim.adversary.keylies import KEY_LIES
+from sim.adversary.listings import lie_of
 from sim.adversary.roles import SCRIPTED, Role
 from sim.processes import TICK_US, NodeProcess
 
@@ -97,6 +98,8 @@ class ByzantineNode(NodeProcess):
         elif self.lies and type(reply) is not m.Reject and self.draw.randrange(100) < self.percent:
             name = self.draw.choice(self.lies)
             reply = (LIES.get(name) or KEY_LIES[name])(self, source, message, reply)
+        if isinstance(message, m.Scan) and isinstance(reply, m.ScanReply):
+            reply = lie_of(self.world.random(f"listing {self.index} {message.id}"), self.configuration, message, reply)
         if reply is not None:
             said = self.said.setdefault(type(reply), [])
             said.append(reply)
