@@ -259,6 +259,10 @@ class Engine:
         for hook in self._on_commit:
             hook(node, request, reply)
 
+    def must_be_whole(self, op: Op) -> bool:
+        """Whether nothing has happened by now that would excuse a key that is not as it was."""
+        return self.calm and self._is_inexcusable(op)
+
     def _is_inexcusable(self, op: Op) -> bool:
         """Whether a miss must be honest (protocol 5.4): no floor ever rose on a correct node, so nothing was evicted,
         dropped or lost, and no adversary's writer deleted anything there."""

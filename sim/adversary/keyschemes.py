@@ -243,6 +243,29 @@ def _hoard_generations(writer: ByzantineWriter) -> None:
             writer.later(delay_us, lambda p: writer.commit(p, [draw.choice(writer.members(p))]), proposal)
 
 
+def _reuse_fields(writer: ByzantineWriter) -> None:
+    """A field under a stamp that is ahead; later another value under that very stamp, in the generation of then."""
+    draw = writer.draw
+    kind, base = draw.choice(writer.keys)
+    generation = _generation(writer, base)
+    if not generation or kind == "siblings":
+        _race_generations(writer)
+        return
+    time_us, nonce = writer.world.now_us + writer.configuration.max_skew_us // 2, draw.getrandbits(64)
+    part = _field(writer, kind, base, generation)
+    first = _sign(writer, [part], time_us, nonce)
+    _run(writer, first)
+
+    def again(_: Proposal) -> None:
+        now = _generation(writer, base)
+        if now and now != generation and now < stamp_of(time_us, writer.key.public, nonce):
+            second = _sign(writer, [part._replace(metadata=now + part.metadata[48:])], time_us, nonce)
+            _run(writer, second)
+
+    for delay_us in (20_000, 50_000, 90_000):
+        writer.later(delay_us, again, first)
+
+
 def _recommit(writer: ByzantineWriter) -> None:
     """Commits again what anybody once had certified for a key: its bases and fields, in any order, anywhere."""
     from quorumcache.core.settle import commit_of
@@ -266,5 +289,6 @@ KEY_SCHEMES: Final[dict[str, Scheme]] = {
     "fill_fields": _fill_fields,
     "totals_back": _totals_back,
     "hoard_generations": _hoard_generations,
+    "reuse_fields": _reuse_fields,
     "recommit": _recommit,
 }

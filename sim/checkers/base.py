@@ -44,6 +44,9 @@ class View(Protocol):
     def now_us(self) -> int:
         """True time."""
 
+    def must_be_whole(self, op: Op) -> bool:
+        """Whether nothing that an operation's key may have met excuses a miss, or the end of a generation."""
+
     def fail(self, checker: str, text: str) -> None:
         """Report a violation: whose property, and what happened."""
 

@@ -2,9 +2,11 @@
 
 Rank is (generation, stamp). Once an operation returned a base, a field or a generation, later operations on the key
 return that rank or higher, or a miss: the generation never goes back, nor does the base, nor any field within it; and a
-key found in a generation has every field that was complete under it when the read began. Excused, and all that is: a
-sibling that another one shown has seen; a write that says itself that it was overtaken, whose stamp may be below what
-was complete; what was complete under a generation that another, higher one has ended.
+key found in a generation has every field that was complete under it when the read began. In calm runs, where nothing
+was deleted, expired or lost and no adversary's writer began anything, a key has one generation only.
+
+Excused, and all that is: a sibling that another one shown has seen; a write that says itself that it was overtaken,
+whose stamp may be below what was complete; what was complete under a generation that another, higher one has ended.
 """
 
 from __future__ import annotations
@@ -109,6 +111,9 @@ class FreshKeys(Checker):
             generation, _, _, by, _ = op.known[self.name]
             if generation and by is not None:
                 self.fail(f"{told(op)} missed a key that nothing had ended: {told(by)}")
+        elsewhere = op.outcome == OK and bool(op.generation) and op.generation != state.generation
+        if elsewhere and state.by is not None and self.view.must_be_whole(op):
+            self.fail(f"{told(op)} is of another generation of a key that nothing had ended: {told(state.by)}")
         note(state, op)
 
     def _check_read(self, op: Op) -> None:
