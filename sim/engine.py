@@ -188,6 +188,8 @@ class Engine:
         graph = graph_of(plan.topology, places, **edge)
         if "far" in plan.features:
             far_us = plan.op_time_us // draw.choice((10, 20))
+            if "types" in plan.features:
+                far_us //= 2  # Fields take more rounds: to look for the generation, and once more where it changed.
             for _, _, attributes in [*graph.in_edges(nodes, data=True), *graph.out_edges(nodes, data=True)]:
                 attributes["latency_us"] += far_us
         return graph

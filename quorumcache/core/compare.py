@@ -120,6 +120,9 @@ class Comparison:
     def compare(self, holders: dict[int, View], now_us: int) -> tuple[dict[bytes, Entry], Tops] | None:
         """What q holders agree on, and the rest with who has it; None while listings are under way."""
         q = self._context.configuration.q
+        # A node may lack a sibling for having one that replaces it: what one set of q nodes says of the one must not be
+        # put together with what another says of the other. So of these, only what all holders agree on is settled.
+        enough = len(holders) if self._context.type_of(self._slot).replaces else q
         settled: dict[bytes, Entry] = {}
         tops: Tops = {}
         if all(view.buckets is None for view in holders.values()):
@@ -133,7 +136,7 @@ class Comparison:
         for number in sorted({number for view in holders.values() for number in view.sums}):
             sums = [view.sums.get(number, b"") for view in holders.values()]
             most = max(sums, key=sums.count)
-            if sums.count(most) >= q:
+            if sums.count(most) >= enough:
                 nodes = [node for node, view in holders.items() if view.sums.get(number, b"") == most]
                 listed = next((node for node in nodes if number in holders[node].listed), None)
                 if most and listed is None:
