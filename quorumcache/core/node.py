@@ -307,6 +307,8 @@ class Node:
         if slots.frozen:
             return False
         cost, place = _cost(header), slots.place_of(header.slot)
+        if slots.types:
+            cost -= slots.freed_by(header.slot, header.raw)
         return slots.memory.fits(place, cost) or slots.make_room(place, cost, now_us)
 
     def _is_promised(self, header: Header) -> bool:

@@ -309,7 +309,8 @@ class Slots:
             cost += KEY_OVERHEAD_BYTES
         memory = self.memory
         memory.hold(held.batch, slot)  # Before making room, which might let go of the last entry that shares it.
-        if not memory.fits(place, cost) and not self.make_room(place, cost, now_us):
+        needed = cost - (self.freed_by(slot, held.header) if keyed else 0)
+        if not memory.fits(place, needed) and not self.make_room(place, needed, now_us):
             memory.release(held.batch, slot)
             return False
         memory.charge(place, cost)
@@ -324,6 +325,14 @@ class Slots:
             self._place_in_key(slot, place, held)
         self._place(slot, held)
         return True
+
+    def freed_by(self, slot: bytes, header: bytes) -> int:
+        """How many bytes go where this header's entry comes: those of the fields that a base of a new generation takes
+        away. So a full node takes the deletion of a large key."""
+        key = self.keys.get(slot)
+        if key is None or generation_of(header) == key.generation:
+            return 0
+        return sum(map(_entry_cost, key.fields.values()))
 
     def _place(self, slot: bytes, held: Held) -> None:
         self._enter(slot, held)

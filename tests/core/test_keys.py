@@ -330,3 +330,17 @@ def test_what_was_committed_under_a_generation_that_is_over_never_failed_for_cer
     outcome = finish(two, token, 12 * S)
     assert isinstance(outcome, Failed)
     assert outcome.kind == UNKNOWN
+
+
+def test_a_full_node_takes_the_deletion_of_a_large_key() -> None:
+    """Protocol 6: what a new generation takes away makes room for its base (found by simulation, seed 1266)."""
+    cluster = cluster_of()
+    client = cluster.client()
+    for token in [put(client, "map", b"%d" % i, b"v" * 100) for i in range(50)]:
+        assert isinstance(finish(client, token), Written)
+    for node in cluster.nodes.values():
+        memory = node.slots.memory
+        memory.bytes_max = memory.bytes_used + 400
+    draft = delete_key(client, "map")
+    client.run()
+    assert isinstance(client.outcomes.get(draft), Written), "the tombstone and its batch need more than is left"
