@@ -27,7 +27,7 @@ from quorumcache.core.rights import READ
 from quorumcache.core.scan import ScanPart
 from quorumcache.core.settle import Settle
 from quorumcache.core.settlekey import SettleKey
-from quorumcache.core.types import FIELD_TYPES, FieldType
+from quorumcache.core.types import FieldType, types_by_prefix
 from quorumcache.core.types.base import GENERATION_BYTES, base_slot_of, is_base_slot
 from quorumcache.core.write import WriteBatch
 
@@ -64,11 +64,7 @@ class Coordinator:
         self.nonce = nonce
         self.random_bytes = random_bytes
         #: A slot's first bytes, with its namespace, for the namespaces whose keys have fields.
-        self.types = {
-            bytes((len(info.name.encode()),)) + info.name.encode(): FIELD_TYPES[info.type]
-            for info in configuration.namespaces
-            if info.type in FIELD_TYPES
-        }
+        self.types = types_by_prefix(configuration.namespaces)
         self.clock = ClusterClock(configuration.q, guess_us)
         #: (nodes, request): what to send. The driver takes the list and empties it.
         self.outbox: list[tuple[tuple[int, ...], m.Request]] = []

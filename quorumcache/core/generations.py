@@ -91,7 +91,8 @@ class Generations:
         return entry if entry is not None and generation_of(entry.header) == generation else None
 
     def known(self, entry: Entry) -> None:
-        """Remember a settled base."""
+        """Remember a base that is settled, or one that begins a generation and has its certificate: nodes that lack it
+        can be given it."""
         slot = header_slot(entry.header)
         self._known[slot] = entry
         self._known.move_to_end(slot)
@@ -101,10 +102,6 @@ class Generations:
     def forget(self, slot: bytes) -> None:
         """The key was deleted, or its generation is another."""
         self._known.pop(base_slot_of(slot), None)
-
-    def certified(self, base: Entry) -> None:
-        """A base that begins a generation has its certificate: nodes that lack it can be given it."""
-        self.known(base)
 
     def route(self, writes: list[PendingWrite], now_us: int) -> list[list[PendingWrite]]:
         """What of these writes can be proposed now, in units that must stay together; the rest waits here."""

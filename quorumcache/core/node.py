@@ -306,9 +306,10 @@ class Node:
         slots = self.slots
         if slots.frozen:
             return False
-        cost, place = _cost(header), slots.place_of(header.slot)
-        if slots.types:
-            cost -= slots.freed_by(header.slot, header.raw)
+        cost, place = _cost(header), header.slot
+        if slots.type_of(place) is not None:
+            cost -= slots.freed_by(place, header.raw)
+            place = base_slot_of(place)
         return slots.memory.fits(place, cost) or slots.make_room(place, cost, now_us)
 
     def _is_promised(self, header: Header) -> bool:

@@ -19,7 +19,7 @@ from quorumcache.core.config import Configuration
 from quorumcache.core.keys import Key
 from quorumcache.core.memory import Memory, Pool, entry_cost
 from quorumcache.core.model import ABSENT, Entry, Header, header_expires_at, header_is_delete, header_slot
-from quorumcache.core.types import FIELD_TYPES, FieldType
+from quorumcache.core.types import FieldType, types_by_prefix
 from quorumcache.core.types.base import base_slot_of, generation_of, is_base_slot, rank_of
 
 if TYPE_CHECKING:
@@ -129,11 +129,7 @@ class Slots:
         #: Base slot -> key, for the namespaces whose keys have fields; `current` has their bases and fields too.
         self.keys: dict[bytes, Key] = {}
         #: A slot's first bytes, with its namespace -> that namespace's type, where keys have fields.
-        self.types: dict[bytes, FieldType] = {
-            bytes((len(info.name.encode()),)) + info.name.encode(): FIELD_TYPES[info.type]
-            for info in configuration.namespaces
-            if info.type in FIELD_TYPES
-        }
+        self.types = types_by_prefix(configuration.namespaces)
         #: Below this time nothing is promised in a key with fields: a start with stored state sets it to now
         #: + 2 max_skew, for keys' own barriers are not stored.
         self.key_barrier_us = 0

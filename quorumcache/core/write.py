@@ -436,7 +436,7 @@ class WriteBatch(Machine):
         for i in positions:
             if self._writes[i].begins:
                 path = merkle.path_of(self._leaves, i)
-                context.generations.certified(Entry(self._headers[i], self._salted[i], certificate, i, path))
+                context.generations.known(Entry(self._headers[i], self._salted[i], certificate, i, path))
         if _ASKED not in self._states:
             context.forget(self._id)
         self._resend_us = RESEND_US

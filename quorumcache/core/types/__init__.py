@@ -4,8 +4,10 @@
 know messages, quorums or nodes.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
+from quorumcache.core.config_model import NamespaceInfo
 from quorumcache.core.types.base import FieldType
 from quorumcache.core.types.counter import Counter
 from quorumcache.core.types.map import Map
@@ -14,4 +16,14 @@ from quorumcache.core.types.siblings import Siblings
 
 FIELD_TYPES: Final[dict[str, FieldType]] = {kind.name: kind for kind in (Siblings(), Counter(), Set(), Map())}
 
-__all__ = ["FIELD_TYPES", "FieldType"]
+
+def types_by_prefix(namespaces: Iterable[NamespaceInfo]) -> dict[bytes, FieldType]:
+    """A slot's first bytes, which are its namespace -> the type, for those namespaces whose keys have fields."""
+    return {
+        bytes((len(info.name.encode()),)) + info.name.encode(): FIELD_TYPES[info.type]
+        for info in namespaces
+        if info.type in FIELD_TYPES
+    }
+
+
+__all__ = ["FIELD_TYPES", "FieldType", "types_by_prefix"]
