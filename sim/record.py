@@ -39,6 +39,8 @@ KINDS: Final = (
     "ShardSumsReply",
     "ShardList",
     "ShardListReply",
+    "Changes",
+    "ChangesReply",
 )
 KIND_OF: Final[dict[type, int]] = {getattr(m, name): number for number, name in enumerate(KINDS)}
 MESSAGE_COLUMNS: Final = ("sent_us", "arrived_us", "source", "target", "kind", "id")

@@ -115,6 +115,16 @@ class Speech:
                 places,
                 st.integers(1, 1024),
             ),
+            st.builds(
+                m.Changes,
+                IDS,
+                configurations,
+                st.sampled_from([b"test", b"other"]),
+                st.sampled_from([b"", b"a", b"bc"]),
+                st.booleans(),
+                st.sampled_from([0, 1, START_US]),
+                st.integers(0, 5),
+            ),
         )
         refusals = st.builds(
             m.Refusal,
@@ -148,6 +158,16 @@ class Speech:
             st.builds(m.FieldsReply, IDS, TIMES, bytes_, st.binary(max_size=64), st.lists(self.entries), st.booleans()),
             st.builds(m.Reject, IDS, TIMES, st.integers(0, 7) | INTS, st.text(max_size=5)),
             st.builds(m.Pong, IDS, TIMES),
+            st.builds(
+                m.ChangesReply,
+                IDS,
+                TIMES,
+                st.integers(1, 2),
+                st.integers(0, 5),
+                st.lists(headers, max_size=4),
+                st.booleans(),
+                st.booleans(),
+            ),
             st.integers(0, 4).flatmap(
                 lambda count: st.builds(
                     m.ScanReply,

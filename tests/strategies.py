@@ -65,6 +65,7 @@ requests = st.one_of(
     st.builds(m.Outline, ids, hashes, slots),
     st.builds(m.Fields, ids, hashes, slots, st.binary(min_size=1, max_size=4), slots, small),
     st.builds(m.Scan, ids, hashes, group_ids, st.binary(min_size=1, max_size=64), small, places, st.integers(1, 1024)),
+    st.builds(m.Changes, ids, hashes, st.binary(min_size=1, max_size=64), small, st.booleans(), times, times),
 )
 replies = st.one_of(
     st.builds(m.PrepareReply, ids, times, small, st.just(b"") | signatures, st.lists(refusals, max_size=3)),
@@ -78,5 +79,15 @@ replies = st.one_of(
     st.builds(m.FieldsReply, ids, times, st.binary(max_size=48), small, st.lists(entries, max_size=2), st.booleans()),
     st.builds(m.Reject, ids, times, st.integers(0, 9), st.text(max_size=400)),
     st.builds(m.Pong, ids, times),
+    st.builds(
+        m.ChangesReply,
+        ids,
+        times,
+        st.integers(1, 1 << 62),
+        times,
+        st.lists(headers, max_size=3),
+        st.booleans(),
+        st.booleans(),
+    ),
     st.builds(m.ScanReply, ids, times, st.lists(small, max_size=4), small, st.none() | places),
 )

@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "set": (_USE, "quorumcache.cli.data", "set_"),
     "delete": (_USE, "quorumcache.cli.data", "delete"),
     "keys": (_USE, "quorumcache.cli.keys", "keys"),
+    "watch": (_USE, "quorumcache.cli.watch", "watch"),
     "status": (_USE, "quorumcache.cli.status", "status"),
     "verify": (_USE, "quorumcache.cli.verify", "verify"),
     "http": (_USE, "quorumcache.cli.http", "http"),

@@ -6,6 +6,19 @@ from quorumcache.client.listing import Page
 from quorumcache.client.near import NearCache
 from quorumcache.client.sync import SyncClient
 from quorumcache.client.tracing import OpenTelemetry, Trace
+from quorumcache.client.watching import Change, Gap, Watch
 from quorumcache.wire.sealing import DataKeys
 
-__all__ = ["Client", "DataKeys", "NearCache", "OpenTelemetry", "Page", "SyncClient", "Trace", "cached"]
+__all__ = [
+    "Change",
+    "Client",
+    "DataKeys",
+    "Gap",
+    "NearCache",
+    "OpenTelemetry",
+    "Page",
+    "SyncClient",
+    "Trace",
+    "Watch",
+    "cached",
+]

@@ -21,6 +21,7 @@ from quorumcache.client.operations import Key, Operations
 from quorumcache.client.serializers import Serializer, serializer_of
 from quorumcache.client.vault import DataKeysSource
 from quorumcache.client.views import namespace_in
+from quorumcache.client.watching import Watches
 from quorumcache.core.config import SignedConfiguration
 from quorumcache.core.model import (
     DELETE,
@@ -52,7 +53,7 @@ def load_cluster(cluster: str | os.PathLike[str] | SignedConfiguration) -> Signe
     return cluster
 
 
-class Client(Operations, Handles, Lists, Computing):
+class Client(Operations, Handles, Lists, Watches, Computing):
     """A client of a cluster, for asyncio.
 
     Open it with `await Client.connect(...)` and close it with `await client.close()`, or use it in `async with`:

@@ -61,7 +61,7 @@ def as_given(key: bytes, prefix: Key) -> Key:
 
 def make_cursor(configuration: Configuration, namespace: bytes, prefix: bytes, position: m.Position) -> str:
     """The cursor of a listing that goes on at this position."""
-    cursor = _Cursor(_VERSION, configuration.digest[:8], _name_of(namespace, prefix), position)
+    cursor = _Cursor(_VERSION, configuration.digest[:8], listing_name(namespace, prefix), position)
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(cursor)).decode().rstrip("=")
 
 
@@ -83,7 +83,7 @@ def read_cursor(text: object, configuration: Configuration, namespace: bytes, pr
             f"the cursor is of another configuration than this client's, epoch {configuration.epoch}, where keys may "
             "stand in another order: begin the listing again, without one"
         )
-    if cursor.listing != _name_of(namespace, prefix):
+    if cursor.listing != listing_name(namespace, prefix):
         raise Misuse("the cursor is of another namespace or prefix: it goes on with the listing that it came from only")
     shard, after = cursor.position.shard, cursor.position.after
     if shard >= configuration.shards or (
@@ -93,5 +93,6 @@ def read_cursor(text: object, configuration: Configuration, namespace: bytes, pr
     return cursor.position
 
 
-def _name_of(namespace: bytes, prefix: bytes) -> bytes:
+def listing_name(namespace: bytes, prefix: bytes) -> bytes:
+    """8 bytes that tell a listing from others, so that its cursors are good for it only."""
     return blake2b(bytes((len(namespace),)) + namespace + prefix, digest_size=8).digest()

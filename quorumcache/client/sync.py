@@ -19,6 +19,7 @@ from quorumcache.client.operations import Key
 from quorumcache.client.serializers import Serializer
 from quorumcache.client.sync_computed import SyncComputing
 from quorumcache.client.vault import DataKeysSource
+from quorumcache.client.watching import INTERVAL_S, SyncWatch
 from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.outcome import Outcome
 from quorumcache.errors import Misuse
@@ -201,6 +202,19 @@ class SyncClient(SyncComputing):
             cursor = page.cursor
             if cursor is None:
                 return
+
+    def watch(
+        self,
+        prefix: Key = "",
+        *,
+        key: Key | None = None,
+        resume: str | None = None,
+        values: bool = False,
+        interval: float = INTERVAL_S,
+    ) -> SyncWatch:
+        """See `Client.watch`: `with client.watch("user:") as watch: for change in watch: ...`."""
+        watch = self._client.watch(prefix, key=key, resume=resume, values=values, interval=interval)
+        return SyncWatch(watch, self._run)
 
     def delete_prefix(self, prefix: Key) -> int:
         """See `Client.delete_prefix`."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Sign, Verifier
+from quorumcache.core.changes import ChangesRound
 from quorumcache.core.clock import ClusterClock
 from quorumcache.core.config import Configuration, Group
 from quorumcache.core.generations import Generations
@@ -29,6 +30,7 @@ from quorumcache.core.settle import Settle
 from quorumcache.core.settlekey import SettleKey
 from quorumcache.core.types import FieldType, types_by_prefix
 from quorumcache.core.types.base import GENERATION_BYTES, base_slot_of, is_base_slot
+from quorumcache.core.watch import Watching
 from quorumcache.core.write import WriteBatch
 
 _AHEAD_MAX: Final = 4096
@@ -123,6 +125,15 @@ class Coordinator:
             self._scans.append((namespace, prefix, start, count, token))
         else:
             self.done.append((token, Failed(DENIED, rights.missing(self.writer or b"", READ, namespace, prefix))))
+
+    def changes(self, watching: Watching, token: Token, now_us: int) -> None:
+        """Ask the nodes what changed of what is watched, at once. It ends as `Heard`."""
+        rights, subject = self.configuration.rights_table, watching.subject
+        if rights.may(self.writer or b"", READ, subject.namespace, subject.prefix):
+            self.schedule(ChangesRound(self, subject, watching.groups, watching.places, watching.waited, token, now_us))
+        else:
+            missing = rights.missing(self.writer or b"", READ, subject.namespace, subject.prefix)
+            self.done.append((token, Failed(DENIED, missing)))
 
     def write(
         self,

@@ -43,6 +43,9 @@ FIELDS_KNOWN_MAX: Final = 65_536
 SCAN_KEYS_MAX: Final = 1024
 #: A node stops listing once the keys of a reply have so many bytes: they may exceed it by one key.
 SCAN_BYTES_MAX: Final = 128 << 10
+#: Headers of changes in a reply, and their bytes: they may exceed these by one header.
+CHANGES_MAX: Final = 1024
+CHANGES_BYTES_MAX: Final = 256 << 10
 
 Id = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 TimeUs = Annotated[int, Meta(ge=0, le=(1 << 62))]
@@ -350,7 +353,31 @@ class ShardListReply(Reply, tag=23):
     more: bool
 
 
-AnyRequest = Prepare | Commit | Read | ReadFull | Report | Ping | Outline | Fields | Scan | ShardSums | ShardList
+class Changes(Request, tag=50):
+    """What was stored since number `after` of the feed `feed` (0: from now on), of the keys of a namespace that begin
+    with `prefix`, or with `whole`, of that key?"""
+
+    namespace: Annotated[bytes, Meta(min_length=1, max_length=NAMESPACE_BYTES_MAX)]
+    prefix: Annotated[bytes, Meta(max_length=KEY_BYTES_MAX)]
+    whole: bool
+    feed: Annotated[int, Meta(ge=0, le=(1 << 62))]
+    after: Annotated[int, Meta(ge=0, le=(1 << 62))]
+
+
+class ChangesReply(Reply, tag=51):
+    """The headers of what was stored, in its order, up to number `following` of the feed, where to ask from next.
+    `lost`: what the asker knew is no longer kept, or another life's. `more` where a further page follows."""
+
+    feed: Annotated[int, Meta(ge=1, le=(1 << 62))]
+    following: Annotated[int, Meta(ge=0, le=(1 << 62))]
+    headers: Annotated[list[HeaderBytes], Meta(max_length=CHANGES_MAX)]
+    lost: bool
+    more: bool
+
+
+AnyRequest = (
+    Prepare | Commit | Read | ReadFull | Report | Ping | Outline | Fields | Scan | ShardSums | ShardList | Changes
+)
 AnyReply = (
     PrepareReply
     | CommitReply
@@ -364,6 +391,7 @@ AnyReply = (
     | ScanReply
     | ShardSumsReply
     | ShardListReply
+    | ChangesReply
 )
 
 
@@ -387,4 +415,5 @@ TABLE: Final[dict[type[Request], type[Reply]]] = {
     Scan: ScanReply,
     ShardSums: ShardSumsReply,
     ShardList: ShardListReply,
+    Changes: ChangesReply,
 }

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from quorumcache.core import entropy, fields, listing, merkle
+from quorumcache.core import entropy, feed, fields, listing, merkle
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import (
     Batch,
@@ -155,6 +155,8 @@ class Node:
                 return entropy.names(self, request, now_us)  # type: ignore[arg-type]
             if kind is m.Scan:
                 return listing.scan(self, request, now_us)  # type: ignore[arg-type]
+            if kind is m.Changes:
+                return feed.changes(self, request, now_us)  # type: ignore[arg-type]
         except Malformed as fault:
             return m.Reject(request.id, now_us, m.BAD_FORM, str(fault))
         return m.Reject(request.id, now_us, m.BAD_FORM, f"no node answers a {name}")
@@ -175,7 +177,7 @@ class Node:
                 return ""
             self._denied(client, "report")
             return "reports of what a shard holds are for the cluster's nodes"
-        if isinstance(request, m.Scan):
+        if isinstance(request, m.Scan | m.Changes):
             if rights.may(client, READ, request.namespace, request.prefix):
                 return ""
             self._denied(client, READ)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from quorumcache.core.messages import Position
+from quorumcache.core.messages import ChangesReply, Position
 from quorumcache.core.model import Entry
 
 
@@ -46,6 +46,12 @@ class Listed(msgspec.Struct, frozen=True):
     stop: Position | None
 
 
+class Heard(msgspec.Struct, frozen=True):
+    """What nodes answered who asked them for changes, by their numbers."""
+
+    replies: dict[int, ChangesReply]
+
+
 #: Kinds of `Failed`.
 UNAVAILABLE = "unavailable"
 DENIED = "denied"
@@ -60,4 +66,4 @@ class Failed(msgspec.Struct, frozen=True):
     detail: str
 
 
-Outcome = Found | Missed | Written | Listed | Failed
+Outcome = Found | Missed | Written | Listed | Heard | Failed

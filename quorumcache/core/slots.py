@@ -16,6 +16,7 @@ from quorumcache.core import merkle
 from quorumcache.core.allowance import Allowances
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
+from quorumcache.core.feed import Feed
 from quorumcache.core.keys import Key
 from quorumcache.core.memory import Memory, Pool, entry_cost
 from quorumcache.core.model import ABSENT, Entry, Header, header_expires_at, header_is_delete, header_slot
@@ -138,6 +139,7 @@ class Slots:
         self.promised_in_key: dict[bytes, list[int]] = {}
         # In the order they were made: an OrderedDict, for a dict's front is slow to find after many deletions.
         self.promises: OrderedDict[Promise, None] = OrderedDict()
+        self.feed = Feed()
         self.shards = [Shard(i, floor_us, recovering) for i in range(configuration.shards)]
         #: No shard's floor is above this: most stamps are, and then need no shard to be found.
         self.floor_max_us = floor_us
@@ -320,6 +322,7 @@ class Slots:
         if keyed:
             self._place_in_key(slot, place, held)
         self._place(slot, held)
+        self.feed.note(held.header)
         return True
 
     def freed_by(self, slot: bytes, header: bytes) -> int:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import doctest
 import inspect
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
+from quorumcache.client import DataKeys, SyncClient
+from quorumcache.core.config import NamespaceInfo
 from quorumcache.testing import LocalCluster
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 _FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = ["api.md", "database.md"]
+PAGES = ["api.md", "client.md", "database.md"]
 
 
 def _code_of(page: str) -> str:
@@ -27,21 +32,49 @@ def _examples() -> list[tuple[str, str]]:
         (page, node.name)
         for page in PAGES
         for node in ast.parse(_code_of(page)).body
-        if isinstance(node, ast.AsyncFunctionDef)
+        if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef)
     ]
 
 
+@pytest_asyncio.fixture
+async def typed_cluster() -> AsyncIterator[LocalCluster]:
+    """With a namespace of each kind that the examples use."""
+    kinds = [NamespaceInfo(f"{kind}s".replace("ss", "s"), kind) for kind in ("counter", "set", "map", "siblings")]
+    private = NamespaceInfo("private", encryption="client")
+    async with LocalCluster(max_skew=0.02, op_time=30.0, grace=0.05, namespaces=[*kinds, private]) as running:
+        yield running
+
+
 @pytest.mark.parametrize(("page", "name"), _examples())
-async def test_an_example_runs(page: str, name: str, cluster: LocalCluster, tmp_path: Path) -> None:
-    """Every top-level async function of the page: its parameters say what it needs."""
+async def test_an_example_runs(page: str, name: str, typed_cluster: LocalCluster, tmp_path: Path) -> None:
+    """Every top-level function of the page: its parameters say what it needs."""
     scope: dict[str, Any] = {"__name__": page}
     exec(compile(_code_of(page), page, "exec"), scope)
-    offered = {"client": cluster.client, "path": lambda: tmp_path}
-    arguments = {}
-    for parameter in inspect.signature(scope[name]).parameters:
-        value = offered[parameter]()
-        arguments[parameter] = await value if inspect.isawaitable(value) else value
-    await scope[name](**arguments)
+    cluster = typed_cluster
+    offered = {
+        "client": cluster.client,
+        "path": lambda: tmp_path,
+        "cluster": lambda: cluster.signed,
+        "key": lambda: cluster.writers["default"],
+        "data_keys": DataKeys.generate,
+    }
+    function = scope[name]
+    given = list(inspect.signature(function).parameters)
+    if given == ["cache", "key", "value"]:
+
+        def use() -> None:
+            with SyncClient(cluster.signed, key=cluster.writers["default"]) as cache:
+                function(cache, "k", b"v")
+
+        await asyncio.to_thread(use)
+    elif inspect.iscoroutinefunction(function):
+        arguments = {}
+        for parameter in given:
+            value = offered[parameter]()
+            arguments[parameter] = await value if inspect.isawaitable(value) else value
+        await function(**arguments)
+    else:
+        await asyncio.to_thread(lambda: function(**{parameter: offered[parameter]() for parameter in given}))
 
 
 def test_the_session_on_the_api_page_goes_as_it_says(distant_cluster: LocalCluster) -> None:

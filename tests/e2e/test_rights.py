@@ -62,6 +62,8 @@ async def test_each_may_do_what_the_configuration_says(cluster: LocalCluster) ->
     for client, prefix in ((guest, ""), (guest, "share"), (guest, "mine"), (stranger, "shared/")):
         with pytest.raises(PermissionDenied, match="no right to read in namespace closed"):
             await client.scan(prefix)
+        with pytest.raises(PermissionDenied, match="no right to read in namespace closed"):
+            await client.watch(prefix).next(20)
     # What is not closed is as open as ever.
     await guest.within("default").set("k", b"v")
     assert await stranger.within("default").get("k") == b"v"
@@ -84,6 +86,10 @@ async def test_a_node_gives_nothing_to_whoever_asks_by_hand(cluster: LocalCluste
             m.Scan(500 + i, digest, configuration.shard_groups[0].id, b"closed", prefix, m.Position(0), 9)
             for i, prefix in enumerate((b"", b"m", b"mine", b"share"))
         ),
+        *(
+            m.Changes(600 + i, digest, b"closed", prefix, whole, 0, 0)
+            for i, (prefix, whole) in enumerate(((b"", False), (b"m", False), (b"mine", True), (b"share", False)))
+        ),
         *(m.Report(6 + shard, digest, shard, b"") for shard in range(configuration.shards)),
     ]
     async with aiohttp.ClientSession() as http:
@@ -99,7 +105,7 @@ async def test_a_node_gives_nothing_to_whoever_asks_by_hand(cluster: LocalCluste
     node = cluster.node(0)
     assert sum(node.node.denied_counts.values()) == len(requests)
     told = node.status()["denied"]
-    assert told[f"{who or 'a client without a key'}: read"] == 9
+    assert told[f"{who or 'a client without a key'}: read"] == 13
 
 
 async def test_a_session_has_the_rights_of_the_key_that_it_proved_and_no_others(cluster: LocalCluster) -> None:

@@ -140,6 +140,8 @@ def over_bounds() -> dict[str, m.Request | m.Reply]:
         "keys": m.ScanReply(1, 1, [b"k"] * 1025, b"", None),
         "key": m.ScanReply(1, 1, [bytes(1025)], b"", None),
         "digests": m.ScanReply(1, 1, [b"k"], bytes(32 * 1024 + 1), None),
+        "changes": m.ChangesReply(1, 1, 1, 1, [b""] * 1025, False, False),
+        "no feed": m.ChangesReply(1, 1, 0, 1, [], False, False),
         "bundles": m.Commit(1, zero, [bundle] * 1025),
     }
 
@@ -176,7 +178,7 @@ def test_requests_are_no_replies() -> None:
 def test_the_table_is_complete() -> None:
     """Habit 10: every request has its reply, and every message its own number."""
     numbers = [kind.__struct_config__.tag for kind in {*m.TABLE, *m.TABLE.values(), m.Reject}]
-    assert sorted(numbers) == list(range(1, 24))
+    assert sorted(numbers) == [*range(1, 24), 50, 51]
 
 
 def test_whole_values_are_canonical() -> None:
