@@ -209,6 +209,8 @@ class Engine:
         self._on_end = overriding("ended", "registers"), overriding("ended", "keys")
         self._on_sign = overriding("signed")
         self._on_commit = overriding("committed")
+        self._on_ask = overriding("asked")
+        self._on_promise = overriding("promised")
 
     # --- what processes and checkers see of it ---
 
@@ -255,6 +257,16 @@ class Engine:
         for checker in self.checkers:
             checker.forgetting(leaving)
         self.record.forget(leaving)
+
+    def asked(self, request: m.Prepare) -> None:
+        """A correct client asked for promises."""
+        for hook in self._on_ask:
+            hook(request)
+
+    def promised(self, node: NodeProcess, request: m.Prepare, reply: m.PrepareReply) -> None:
+        """A correct node answered a prepare."""
+        for hook in self._on_promise:
+            hook(node, request, reply)
 
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
         """A correct node answered a commit."""

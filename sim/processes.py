@@ -44,6 +44,12 @@ class Observer(Protocol):
     def signed(self, header: bytes, ops: list[Op]) -> None:
         """A correct client asked for promises for a header of a key with fields, on behalf of these operations."""
 
+    def asked(self, request: m.Prepare) -> None:
+        """A correct client asked for promises: it signed this."""
+
+    def promised(self, node: NodeProcess, request: m.Prepare, reply: m.PrepareReply) -> None:
+        """A correct node answered a prepare."""
+
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
         """A correct node answered a commit."""
 
@@ -111,6 +117,8 @@ class NodeProcess:
         self.store()
         if type(reply) is m.CommitReply:
             self.observer.committed(self, message, reply)  # type: ignore[arg-type]
+        elif type(reply) is m.PrepareReply:
+            self.observer.promised(self, message, reply)  # type: ignore[arg-type]
         self.network.send(self.index, source, reply, self.delay_us())
 
     def delay_us(self) -> int:
@@ -336,6 +344,8 @@ class ClientProcess:
                 outbox, core.outbox = core.outbox, []
                 send, address = self.network.send, self.address
                 for nodes, request in outbox:
+                    if type(request) is m.Prepare:
+                        self.observer.asked(request)
                     if self.keyed is not None and type(request) is m.Prepare:
                         for header, ops in self.keyed.signed(request.headers):
                             self.observer.signed(header, ops)

@@ -433,7 +433,11 @@ class Coordinator:
 
     def _renew_nonce(self) -> None:
         """Proposed times are no longer remembered: with another nonce, no stamp can be used twice all the same."""
-        self.nonce = int.from_bytes(self.random_bytes(8), "big")
+        self.nonce = self.random_u64()
+
+    def random_u64(self) -> int:
+        """A fresh random number of 64 bits."""
+        return int.from_bytes(self.random_bytes(8), "big")
 
     def note_ahead(self, slot: bytes, time_us: int, now_us: int) -> None:
         """Remember a slot's highest known stamp time, where it lies ahead of cluster time: all others are below any

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quorumcache.core import messages as m
+from quorumcache.core import noticing
 from quorumcache.core.keys import Key, bucket_of
 from quorumcache.core.model import DELETE, Entry, Header, Malformed, header_expires_at, slot_parts, stamp_time
 from quorumcache.core.slots import Held, Promise
@@ -42,17 +43,19 @@ def refusal_of(node: Node, kind: FieldType, wanted: Promise, now_us: int) -> m.R
     slot, stamp = header.slot, header.stamp
     held = slots.current.get(slot)
     if held is not None:
-        if held.digest == header.digest:
+        if held.digest == header.digest and noticing.has_granted(node, held):
             return None
         # By stamp alone: whatever the generation, a stamp up to the current one may have been promised before.
         if stamp <= held.stamp:
+            if stamp == held.stamp and held.digest != header.digest:
+                noticing.accuse_beside(node, held, wanted)
             return m.Refusal(position, m.STALE, 0, held.entry(with_value=False))
     here = slots.open.get(slot, ())
     for promise in here:
         if promise.header.stamp == stamp:
             if promise.header.digest == header.digest:
                 return None
-            node.accuse(promise, wanted)
+            noticing.accuse(node, promise, wanted)
             return m.Refusal(position, m.EQUIVOCATION, 0, None, "another header is open under this very stamp")
     generation = generation_of(header.raw)
     base_slot = base_slot_of(slot)
@@ -162,6 +165,8 @@ def store(node: Node, kind: FieldType, header: Header, held: Held, now_us: int) 
         if generation < key.generation or key.is_deleted:
             return m.OTHER
         if before is not None and stamp <= before.stamp:
+            if stamp == before.stamp:
+                noticing.two_certified(node, before, held)
             return m.OK
         if kind.replaces and kind.replaced(header.raw, [field.header for field in key.fields.values()]):
             if slots.frozen and slot in slots.open:
@@ -172,6 +177,9 @@ def store(node: Node, kind: FieldType, header: Header, held: Held, now_us: int) 
             return m.OK
     if not slots.store(slot, held, now_us):
         return m.COMMIT_FULL
+    here = slots.open.get(slot)
+    if here is not None and here[0].header.digest != held.digest:
+        noticing.stored_over(node, header, held, here)
     slots.settle_promises(slot, stamp, rank)
     if kind.replaces and slot != base_slot:
         key = slots.keys[base_slot]

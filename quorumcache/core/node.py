@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from quorumcache.core import entropy, feed, fields, listing, merkle
+from quorumcache.core import entropy, feed, fields, listing, merkle, noticing
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import (
     Batch,
@@ -21,7 +21,7 @@ from quorumcache.core.certificate import (
     intent_string,
 )
 from quorumcache.core.config import Configuration
-from quorumcache.core.evidence import Equivocation, SignedHeader
+from quorumcache.core.evidence import Proof
 from quorumcache.core.keys import PACKED_BYTES_EACH, pack
 from quorumcache.core.memory import entry_cost
 from quorumcache.core.model import (
@@ -73,7 +73,8 @@ class Node:
 
     `index` is its place in `configuration.nodes`; `sign` signs with its key. A node that starts without stored state
     passes `started_us`: its floors begin at that time + 2 max_skew and its shards are recovering (protocol 7).
-    `started_us=None` is for state that was kept: the caller fills `slots` before the first request.
+    `started_us=None` is for state that was kept: the caller fills `slots` before the first request. `incarnation` (16
+    random bytes) names this start in answers that the node signs; without one it signs none.
     """
 
     def __init__(
@@ -85,9 +86,11 @@ class Node:
         *,
         started_us: int | None,
         limits: NodeLimits | None = None,
+        incarnation: bytes = b"",
     ) -> None:
         self.configuration = configuration
         self.index = index
+        self.incarnation = incarnation
         self.key = configuration.nodes[index].key
         self.limits = limits or NodeLimits()
         self.verifier = verifier
@@ -101,8 +104,9 @@ class Node:
             promises_max=self.limits.promises_max,
             promises_bytes_max=self.limits.promises_bytes_max,
         )
-        self.evidence: list[Equivocation] = []
-        self._accused: set[bytes] = set()
+        #: Proofs of others' misbehaviour, one for each key that is convicted.
+        self.evidence: list[Proof] = []
+        self.accused: set[bytes] = set()
         self.refused_counts: dict[int, int] = dict.fromkeys(m.REFUSALS, 0)
         self.request_counts: dict[str, int] = {}
         #: How often whom which right was denied, or a limit held: "name: right" -> count.
@@ -337,14 +341,17 @@ class Node:
         held = slots.current.get(header.slot)
         if held is not None and header.stamp <= held.stamp:
             if held.digest == header.digest:
-                return None
+                if noticing.has_granted(self, held):
+                    return None
+            elif header.stamp == held.stamp:
+                noticing.accuse_beside(self, held, wanted)
             return m.Refusal(position, m.STALE, 0, held.entry(with_value=False))
         here = slots.open.get(header.slot, ())
         for promise in here:
             if promise.header.stamp == header.stamp:
                 if promise.header.digest == header.digest:
                     return None
-                self.accuse(promise, wanted)
+                noticing.accuse(self, promise, wanted)
                 return m.Refusal(position, m.EQUIVOCATION, 0, None, "another header is open under this very stamp")
         shard = slots.shard(header.slot)
         if header.time_us <= shard.floor_us:
@@ -390,14 +397,6 @@ class Node:
             return m.Refusal(position, m.FULL, 0, None, why)
         # Making room may have raised the floor, or taken the current entry.
         return None if shard.floor_us == floor_us else self._refusal(wanted, now_us)
-
-    def accuse(self, first: Promise, second: Promise) -> None:
-        """Keep the proof that a writer signed two headers under one stamp."""
-        # One proof convicts a writer: more of them would only crowd out those against others.
-        writer = first.header.writer
-        if writer not in self._accused and len(self._accused) < self.limits.evidence_max:
-            self._accused.add(writer)
-            self.evidence.append(Equivocation(self.configuration.digest, _signed(first), _signed(second)))
 
     # --- commit ---
 
@@ -465,6 +464,8 @@ class Node:
             return m.REVOKED
         if before is not None:
             if stamp <= before.stamp:
+                if stamp == before.stamp:
+                    noticing.two_certified(self, before, held)
                 return m.OK
         elif header.time_us <= slots.floor_max_us:
             shard = slots.shard(slot)
@@ -477,6 +478,9 @@ class Node:
                 return m.RECOVERING if shard.recovering else m.EVICTED
         if not slots.store(slot, held, now_us):
             return m.COMMIT_FULL
+        here = slots.open.get(slot)
+        if here is not None and here[0].header.digest != held.digest:
+            noticing.stored_over(self, header, held, here)
         slots.settle_promises(slot, stamp)
         return m.OK
 
@@ -558,17 +562,6 @@ class Node:
 def _cost(header: Header) -> int:
     is_mortal = header.kind == DELETE or header.expires_at_us > 0
     return entry_cost(len(header.raw), SALT_BYTES + header.size, is_mortal=is_mortal)
-
-
-def _signed(promise: Promise) -> SignedHeader:
-    return SignedHeader(
-        promise.header.raw,
-        promise.group,
-        len(promise.leaves) // 32,
-        promise.position,
-        merkle.path_of(promise.leaves, promise.position),
-        promise.intent,
-    )
 
 
 def _proof_cost(proof: Entry) -> int:

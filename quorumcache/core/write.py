@@ -132,9 +132,11 @@ class WriteBatch(Machine):
         digests: list[bytes] = []
         nonce = context.nonce  # Not a later one: the fields of a new generation are not below their base.
         common = stamp_of(time_us, writer, nonce)
+        # All of them at first: noting one may forget another of this batch, and the nonce stays.
+        ahead_us = [context.ahead_of(write.slot) for write in writes]
         for i, write in enumerate(writes):
             stamp = common
-            least_us = max(write.time_min_us, context.ahead_of(write.slot) + 1)
+            least_us = max(write.time_min_us, ahead_us[i] + 1)
             if isinstance(write, FieldWrite):
                 # A base comes before what it begins with: `self._stamps` has it.
                 base = write.creates
@@ -148,8 +150,11 @@ class WriteBatch(Machine):
                     context.type_of(write.slot).after_us(details, common[8:]) + 1,
                 )
             if least_us > time_us:
-                least_us = min(least_us, TIME_US_MAX)
-                stamp = stamp_of(least_us, writer, nonce)
+                if least_us > TIME_US_MAX:
+                    # There is no later time, so another nonce: no node takes such a stamp, but none is used twice.
+                    least_us, stamp = TIME_US_MAX, stamp_of(TIME_US_MAX, writer, context.random_u64())
+                else:
+                    stamp = stamp_of(least_us, writer, nonce)
                 context.note_ahead(write.slot, least_us, now_us)
             value = write.value if write.seal is None else write.seal(write.slot, stamp, write.value)
             salted = salts[i * SALT_BYTES : (i + 1) * SALT_BYTES] + value

@@ -19,6 +19,7 @@ from sim.checkers.liveness import Liveness
 from sim.checkers.merged import Counters, HonestVectors, ShownSiblings
 from sim.checkers.ranks import FreshKeys
 from sim.checkers.revocation import Revocation
+from sim.checkers.signatures import NoProofPossible
 from sim.checkers.stamps import OneValuePerStamp
 
 ALL: Final[tuple[type[Checker], ...]] = (
@@ -31,6 +32,7 @@ ALL: Final[tuple[type[Checker], ...]] = (
     Liveness,
     Convergence,
     NoFalseAccusation,
+    NoProofPossible,
     Linearizability,
     WholeKeys,
     FreshKeys,

@@ -71,6 +71,12 @@ class Checker:
         """A correct client asked for promises for a header of a key with fields; of `ops`, the last is the one whose
         value it has, and without any it is a base that the core makes by itself."""
 
+    def asked(self, request: m.Prepare) -> None:
+        """A correct client asked for promises: it signed these headers."""
+
+    def promised(self, node: NodeProcess, request: m.Prepare, reply: m.PrepareReply) -> None:
+        """A correct node answered a prepare."""
+
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
         """A correct node answered a commit whose certificates it found valid."""
 

@@ -1,8 +1,8 @@
-"""No false accusation (protocol 5.7): evidence convicts only writers of the adversary, and it verifies."""
+"""No false accusation (protocol 5.7): evidence convicts only the adversary's writers and nodes, and it verifies."""
 
 from __future__ import annotations
 
-from quorumcache.core.evidence import verify_equivocation
+from quorumcache.core.evidence import proves
 from quorumcache.core.model import Malformed
 from sim.checkers.base import Checker
 
@@ -14,15 +14,17 @@ class NoFalseAccusation(Checker):
 
     def finished(self) -> None:
         """Verify each proof, and who is convicted."""
+        evil_nodes = {p.key.public for p in self.view.nodes if p.is_byzantine}
         for process in self.view.nodes:
             if process.is_byzantine:
                 continue
             for proof in process.node.evidence:
                 try:
-                    writer = verify_equivocation(proof, process.node.verifier)
+                    verdict = proves(proof, process.node.verifier)
                 except Malformed as fault:
                     self.fail(f"node {process.index} keeps a proof that proves nothing: {fault}")
                     return
-                if writer not in self.view.evil_writers:
-                    self.fail(f"node {process.index} has proof against the correct writer {writer.hex()[:16]}")
+                if verdict.key not in (self.view.evil_writers if verdict.role == "writer" else evil_nodes):
+                    key = verdict.key.hex()[:16]
+                    self.fail(f"node {process.index} has proof against the correct {verdict.role} {key}")
                     return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from quorumcache.core import certificate, node
+from quorumcache.core import certificate, node, noticing
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier, grant_string, intent_string
 from quorumcache.core.config import Configuration
@@ -21,6 +21,15 @@ add = catalogue.add
 @add("1: a quorum is 2f+1", fast=True)
 def _quorum_2f(patches: Patches) -> None:
     patches.set(Configuration, "q", property(lambda self: 2 * self.f))
+
+
+@add(
+    "3, rule 2: what is current is granted again only where this node granted it",
+    schemes=("equivocate",),
+    byzantine_writers=1,
+)
+def _grant_current_again(patches: Patches) -> None:
+    patches.set(noticing, "has_granted", lambda node, held: True)
 
 
 # --- floors ---
