@@ -86,12 +86,13 @@ class KeyedClient:
 
     def signed(self, headers: Iterable[bytes]) -> list[tuple[bytes, list[Op]]]:
         """Note the headers that a prepare of this client signs: those of keys with fields, with the operations that
-        each is for, the one whose value it has last (none: a base that the core makes by itself)."""
+        each is for, the one whose value it has last (none: a base that the core makes by itself). One that is sent
+        again was signed before, and says nothing of what the slot's next write asks for."""
         noted = []
         core = self._core
         for raw in headers:
             slot = header_slot(raw)
-            if not core.is_keyed(slot):
+            if not core.is_keyed(slot) or self._signed.get(slot + raw[3:51]) == raw:
                 continue
             if len(self._signed) >= _SIGNED_MAX:
                 del self._signed[next(iter(self._signed))]

@@ -85,6 +85,8 @@ class Coordinator:
         self._delayed: list[tuple[int, int, PendingWrite]] = []
         self._ahead: dict[bytes, int] = {}
         self.generations = Generations(self)
+        #: The shortest round trip to a quorum of late, in microseconds: how far the nodes are.
+        self.round_us = 0
         self._suspicion = [0.0] * len(configuration.nodes)
         self._unreachable: set[int] = set()
         self._preferred: dict[bytes, tuple[int, ...]] = {}
@@ -454,6 +456,11 @@ class Coordinator:
     def ahead_of(self, slot: bytes) -> int:
         """The slot's highest known stamp time, where that lay ahead of cluster time; else 0."""
         return self._ahead.get(slot, 0) if self._ahead else 0
+
+    def note_round(self, took_us: int) -> None:
+        """q nodes answered a prepare after so long; what is longer than others of late says more of nodes than of the
+        way to them."""
+        self.round_us = min(took_us, self.round_us + self.round_us // 8 + 1000) if self.round_us else took_us
 
     def suspect(self, node: int, weight: float, lie: bool = False) -> None:
         """Advisory (protocol 8): a node was late, or lied. Changes whom to ask first, never an outcome."""

@@ -41,6 +41,7 @@ def refusal_of(node: Node, kind: FieldType, wanted: Promise, now_us: int) -> m.R
     position, header = wanted.position, wanted.header
     slots = node.slots
     slot, stamp = header.slot, header.stamp
+    base_slot = base_slot_of(slot)
     held = slots.current.get(slot)
     if held is not None:
         if held.digest == header.digest and noticing.has_granted(node, held):
@@ -49,7 +50,7 @@ def refusal_of(node: Node, kind: FieldType, wanted: Promise, now_us: int) -> m.R
         if stamp <= held.stamp:
             if stamp == held.stamp and held.digest != header.digest:
                 noticing.accuse_beside(node, held, wanted)
-            return m.Refusal(position, m.STALE, 0, held.entry(with_value=False))
+            return m.Refusal(position, m.STALE, 0, held.entry(with_value=slot == base_slot))
     here = slots.open.get(slot, ())
     for promise in here:
         if promise.header.stamp == stamp:
@@ -58,12 +59,11 @@ def refusal_of(node: Node, kind: FieldType, wanted: Promise, now_us: int) -> m.R
             noticing.accuse(node, promise, wanted)
             return m.Refusal(position, m.EQUIVOCATION, 0, None, "another header is open under this very stamp")
     generation = generation_of(header.raw)
-    base_slot = base_slot_of(slot)
     key = slots.keys.get(base_slot)
     shard = slots.shard(slot)
     if key is not None:
         if generation < key.generation or (generation == key.generation and not _is_live(key, now_us)):
-            return m.Refusal(position, m.GENERATION, 0, key.base.entry(with_value=False))
+            return m.Refusal(position, m.GENERATION, 0, key.base.entry())
     elif (
         (generation != stamp or slot != base_slot)
         and stamp_time(generation) <= shard.floor_us
@@ -110,7 +110,7 @@ def _refusal_to_begin(node: Node, wanted: Promise, key: Key | None, now_us: int)
     longer for the higher stamp, so that nodes that were reached in different orders come to let one of them pass."""
     slots = node.slots
     if key is not None and _is_live(key, now_us):
-        return m.Refusal(wanted.position, m.GENERATION, 0, key.base.entry(with_value=False))
+        return m.Refusal(wanted.position, m.GENERATION, 0, key.base.entry())
     stamp = wanted.header.stamp
     grace_us = node.configuration.grace_us
     for promise in slots.open.get(wanted.header.slot, ()):

@@ -18,11 +18,13 @@ from quorumcache.core.model import (
     TIME_US_MAX,
     Entry,
     header_expires_at,
+    header_is_delete,
     header_slot,
     stamp_time,
 )
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Found, Missed, Outcome, Written
-from quorumcache.core.refusal import BACKOFF_US, BACKOFF_US_MAX, FieldWrite, PendingWrite
+from quorumcache.core.quorum import nth_lowest
+from quorumcache.core.refusal import FieldWrite, Judgement, PendingWrite, Strays, backoff_us
 from quorumcache.core.settlekey import SettleKey
 from quorumcache.core.types.base import base_slot_of, generation_of
 
@@ -32,21 +34,28 @@ if TYPE_CHECKING:
 KNOWN_MAX: Final = 65_536
 #: Of op_time: how long a writer looks for a quorum that names the old generation, before it makes a new one.
 _PATIENCE: Final = (3, 5)
+_PATIENCE_LEAST: Final = (2, 5)
+#: To look at the key once more, delete it, and begin it anew, and half a round to spare.
+_ROUNDS_LEFT: Final = 6
 #: How often a write is proposed under one generation before its patience is over: nodes make a writer four promises.
 _ATTEMPTS_MAX: Final = 3
+#: How often a write goes on at once with what it learned, before it waits: whoever contends with it is faster.
+_LESSONS_AT_ONCE_MAX: Final = 12
+_VACANT_MAX: Final = 1024
 #: Fields that go with the base of their new generation; more wait until it is there.
 _WITH_BASE_MAX: Final = 256
 _WITH_BASE_BYTES_MAX: Final = 1 << 20
 
 
 class _Waiting(Machine):
-    """Writes that wait for a key's generation, or its new base: each for no longer than it has time."""
+    """Writes that wait for a key's generation, or for the write of its `base`: each for no longer than it has time."""
 
-    __slots__ = ("_context", "writes")
+    __slots__ = ("_base", "_context", "writes")
 
-    def __init__(self, context: Coordinator, writes: list[FieldWrite]) -> None:
+    def __init__(self, context: Coordinator, writes: list[FieldWrite], base: PendingWrite | None = None) -> None:
         super().__init__(TIME_US_MAX, TIME_US_MAX)
         self._context = context
+        self._base = base
         self.writes: list[FieldWrite] = []
         self.finished = True  # Nobody is to be woken.
         for write in writes:
@@ -72,6 +81,8 @@ class _Waiting(Machine):
         self.deadline_us = min((write.deadline_us for write in self.writes), default=TIME_US_MAX)
         self.finished = not self.writes
         for write in late:
+            if self._base is not None:
+                write.trouble = self._base.trouble or write.trouble
             _give_up(self._context, write)
 
 
@@ -82,7 +93,7 @@ class Generations:
         self._context = context
         self._known: OrderedDict[bytes, Entry] = OrderedDict()  # base slot -> base
         self._learning: dict[bytes, _Waiting] = {}  # base slot -> what waits for a read of it
-        self._deleted: set[bytes] = set()  # base slots of keys that were deleted for the sake of writes that are ready
+        self._vacant: dict[bytes, int] = {}  # base slots of keys that are gone, as was shown just now -> until when
         self._creating: dict[bytes, _Waiting] = {}  # base slot -> what waits for its new base
 
     def base_of(self, slot: bytes, generation: bytes) -> Entry | None:
@@ -107,6 +118,7 @@ class Generations:
         """What of these writes can be proposed now, in units that must stay together; the rest waits here."""
         ready: list[list[PendingWrite]] = []
         fresh: dict[bytes, list[FieldWrite]] = {}
+        doomed: dict[bytes, list[FieldWrite]] = {}
         for write in writes:
             if not isinstance(write, FieldWrite):
                 ready.append([write])
@@ -120,12 +132,15 @@ class Generations:
             if slot in self._creating and write.slot != slot:
                 self._creating[slot].add(write)
                 continue
+            if write.blocked and write.slot != slot and self._may_wipe(write, slot, now_us):
+                doomed.setdefault(slot, []).append(write)
+                continue
             entry = self._known.get(slot)
             if entry is not None and not self._has_expired(entry, now_us) and not self._was_tried(write, entry):
                 self._know(write, entry)
                 ready.append([write])
                 continue
-            if slot in self._deleted and write.slot != slot:
+            if self._vacant.get(slot, 0) > now_us and write.slot != slot:
                 fresh.setdefault(slot, []).append(write)
                 continue
             waiting = self._learning.get(slot)
@@ -134,8 +149,10 @@ class Generations:
                 continue
             self._learning[slot] = _Waiting(self._context, [write])
             self._learn(slot, now_us)
-        self._deleted.clear()
+        for slot, lost in doomed.items():
+            self._wipe(slot, lost + fresh.pop(slot, []), now_us)
         for slot, created in fresh.items():
+            self._vacant.pop(slot, None)
             self._create(slot, created, now_us)
         return ready
 
@@ -145,9 +162,11 @@ class Generations:
         return write.committed == generation_of(entry.header)
 
     def _know(self, write: FieldWrite, entry: Entry) -> None:
+        generation = generation_of(entry.header)
         write.creates = None
-        write.blocked = False
-        write.metadata = generation_of(entry.header)
+        if write.blocked != generation:
+            write.blocked = b""  # What stood in the way is not there any more.
+        write.metadata = generation
 
     def _has_expired(self, entry: Entry, now_us: int) -> bool:
         expires_at_us = header_expires_at(entry.header)
@@ -157,14 +176,18 @@ class Generations:
         context = self._context
 
         def finish(outcome: Outcome, at_us: int) -> None:
-            self._learned(slot, outcome, at_us)
+            self._learned(slot, read, outcome, at_us)
 
         group = context.configuration.group_of(slot)
-        context.schedule(SettleKey(context, group, slot, (), finish, now_us, now_us))
+        read = SettleKey(context, group, slot, (), finish, now_us, now_us)
+        context.schedule(read)
 
-    def _learned(self, slot: bytes, outcome: Outcome, now_us: int) -> None:
-        writes = self._learning.pop(slot).take()
+    def _learned(self, slot: bytes, read: SettleKey, outcome: Outcome, now_us: int) -> None:
         context = self._context
+        writes = self._without_ended(read, outcome, self._learning.pop(slot).take(), now_us)
+        if not writes:
+            self._known.pop(slot, None)
+            return
         if isinstance(outcome, Found):
             assert outcome.entry is not None
             self.known(outcome.entry)
@@ -206,9 +229,61 @@ class Generations:
             return
         self._create(slot, writes, now_us)
 
+    def _without_ended(
+        self, read: SettleKey, outcome: Outcome, writes: list[FieldWrite], now_us: int
+    ) -> list[FieldWrite]:
+        """End those writes that count as ordered just before the end of the generation they were proposed under: before
+        the deletion that q nodes have, or, for who has looked long enough, before the later generation that they have.
+        Neither was complete when the write began. So whose key is deleted again and again, faster than it can write,
+        ends all the same. The rest, with what they learned of when the key's generations were complete."""
+        left = []
+        for write in writes:
+            end = read.tombstone
+            if isinstance(outcome, Found) and not write.is_first and now_us >= self.patient_until_us(write):
+                end = generation_of(outcome.header)
+            if self._ends_before(write, end):
+                continue
+            if write.bound_us is None and write.began_us <= read.started_us:
+                write.bound_us = read.bound_us
+            left.append(write)
+        return left
+
+    def _ends_before(self, write: FieldWrite, end: bytes) -> bool:
+        """Whether the write, by now, counts as ordered just before `end`, the later generation that q nodes have."""
+        generation = write.metadata[:STAMP_BYTES]
+        if write.bound_us is None or generation >= end or stamp_time(end) <= write.bound_us:
+            return False
+        return self._end_with(write, generation)
+
+    def ends_with_its_generation(self, write: FieldWrite, now_us: int) -> bool:
+        """Whether the write, of whose generation q nodes have let go since, counts as ordered just before that: its
+        patience is over, and the generation had not ended when it began."""
+        return now_us >= self.patient_until_us(write) and self._end_with(write, write.metadata[:STAMP_BYTES])
+
+    def _end_with(self, write: FieldWrite, generation: bytes) -> bool:
+        if not write.stamp or write.bound_us is None or stamp_time(generation) < write.bound_us:
+            return False
+        self._context.counts["writes_overtaken"] += 1
+        self._context.finish_write(write, Written(write.stamp, overtaken=True, generation=generation))
+        return True
+
+    def bounded_by(self, write: FieldWrite, strays: Strays, judgement: Judgement, granted: int) -> None:
+        """Note what q answers to its first proposal show its key's generation to lie at or below."""
+        if write.bound_us is None:
+            bounds = [stamp_time(write.stamp)] * granted + strays.bounds
+            bounds += [max(time_us, stamp_time(write.stamp)) for time_us in judgement.floors]
+            bounds += map(stamp_time, judgement.generations)
+            write.bound_us = nth_lowest(bounds, self._context.configuration.q)
+
     def patient_until_us(self, write: FieldWrite) -> int:
-        """How long this write keeps looking for a quorum that has the old generation, before it begins a new one."""
-        return write.began_us + self._context.configuration.op_time_us * _PATIENCE[0] // _PATIENCE[1]
+        """How long this write keeps looking for a quorum that has the old generation, before it begins a new one: three
+        fifths of op_time, less where the nodes are so far that this would not leave it the rounds it takes."""
+        op_time_us = self._context.configuration.op_time_us
+        least_us, most_us = (
+            op_time_us * _PATIENCE_LEAST[0] // _PATIENCE_LEAST[1],
+            op_time_us * _PATIENCE[0] // _PATIENCE[1],
+        )
+        return write.began_us + max(least_us, min(most_us, op_time_us - _ROUNDS_LEFT * self._context.round_us))
 
     def _give_generation_up(self, write: FieldWrite, generation: bytes, now_us: int) -> None:
         """No quorum took the write under this generation: once its patience is over, it may be ended. Once in a write's
@@ -231,7 +306,7 @@ class Generations:
                 self._later(write, now_us)
             return
         if any(write.blocked for write in writes):
-            self._wipe(slot, writes, now_us)
+            self._wipe(slot, writes, now_us)  # It is gone, said a quorum, and yet it stands in the way.
             return
         expires_at_us = writes[0].base_expires_at_us
         base = PendingWrite(slot, PUT, b"", expires_at_us, b"", [])
@@ -250,7 +325,7 @@ class Generations:
             else:
                 write.creates = base
                 unit.append(write)
-        self._creating[slot] = _Waiting(context, rest)
+        self._creating[slot] = _Waiting(context, rest, base)
         context.propose([unit], now_us)
 
     def _wipe(self, slot: bytes, writes: list[FieldWrite], now_us: int) -> None:
@@ -260,36 +335,77 @@ class Generations:
         tombstone.on_end = self._base_ended
         self._context.take_off(tombstone)
         for write in writes:
-            write.blocked = False
-        self._creating[slot] = _Waiting(self._context, writes)
+            write.blocked = b""
+        self._creating[slot] = _Waiting(self._context, writes, tombstone)
         self.forget(slot)
         self._context.propose([[tombstone]], now_us)
 
     def _base_ended(self, base: PendingWrite, outcome: Outcome) -> None:
         """The base of a new generation is there, or is not to be: those that waited for it go on, or look again."""
         waiting = self._creating.pop(base.slot)
-        if not isinstance(outcome, Written) or base.kind == DELETE:
+        known = self._known.get(base.slot)
+        if base.kind == DELETE or (known is not None and not isinstance(outcome, Written) and self._is_own(known)):
             self.forget(base.slot)
         if isinstance(outcome, Written) and base.kind == DELETE and not outcome.overtaken:
-            self._deleted.add(base.slot)  # No need to look: the next flush begins it anew.
+            self._vacate(base.slot, base.deadline_us)  # No need to look: the next flush begins it anew.
         for write in waiting.take():
             write.time_min_us = max(write.time_min_us, base.time_min_us)
+            write.trouble = base.trouble or write.trouble
+            if isinstance(outcome, Written):
+                write.blocked = b""
             self._context.make_ready(write)
 
-    def relearn(self, write: FieldWrite, now_us: int) -> None:
-        """Another generation than this write's is current, or none: look which, and write it again under that."""
-        self.forget(write.slot)
-        if write.creates is None:
-            self._give_generation_up(write, write.metadata[:STAMP_BYTES], now_us)
-        write.creates = None
-        self._later(write, now_us)
+    def _is_own(self, entry: Entry) -> bool:
+        return entry.stamp[8:] == (self._context.writer or b"") + self._context.nonce.to_bytes(8, "big")
 
-    def _later(self, write: FieldWrite, now_us: int) -> None:
+    def _vacate(self, slot: bytes, until_us: int) -> None:
+        if len(self._vacant) >= _VACANT_MAX:
+            self._vacant.clear()
+        self._vacant[slot] = until_us
+
+    def relearn(self, write: FieldWrite, now_us: int, strays: Strays | None = None, *, is_news: bool = False) -> None:
+        """Another generation than this write's is current, or none: look which, and write it again under that. Where
+        more than f nodes show a later base (`strays`), that is what there is, without a look. `is_news`: more than f
+        nodes let go of its generation just now."""
+        shown = None if strays is None else strays.shown
+        slot = base_slot_of(write.slot)
+        self.forget(slot)
+        generation = write.metadata[:STAMP_BYTES]
+        creates, write.creates = write.creates, None
+        if creates is None:
+            write.tried = generation
+        if shown is not None and (creates is not None or generation_of(shown.header) > generation):
+            if header_is_delete(shown.header) or self._has_expired(shown, now_us):
+                assert strays is not None
+                is_whole = strays.holders >= self._context.configuration.q
+                if is_whole and header_is_delete(shown.header) and self._ends_before(write, shown.stamp):
+                    return
+                is_news = write.slot != slot
+                if is_news:
+                    self._vacate(slot, now_us + self._context.configuration.grace_us)
+            elif generation_of(shown.header) not in (write.blocked, write.given_up):
+                is_news = True
+                self.known(shown)
+            write.time_min_us = max(write.time_min_us, stamp_time(shown.stamp) + 1)
+        elif creates is None and not is_news:
+            self._give_generation_up(write, generation, now_us)
+        self._later(write, now_us, is_news=is_news)
+
+    def _may_wipe(self, write: FieldWrite, slot: bytes, now_us: int) -> bool:
+        """Whether the generation that blocks its own is one that it tried in vain, its patience is over, and nothing of
+        this client's is in its way."""
+        is_over = write.blocked == write.tried and now_us >= self.patient_until_us(write)
+        return is_over and not self._context.is_in_flight(slot)
+
+    def _later(self, write: FieldWrite, now_us: int, *, is_news: bool = False) -> None:
         write.lessons += 1
         if now_us >= write.deadline_us:
             _give_up(self._context, write)
             return
-        wait_us = 0 if write.lessons == 1 else min(BACKOFF_US << min(write.lessons, 8), BACKOFF_US_MAX)
+        if is_news and write.lessons <= _LESSONS_AT_ONCE_MAX:
+            self._context.retry(write, now_us, now_us)
+            return
+        wait_us = 0 if write.lessons == 1 else backoff_us(write.lessons, self._context.configuration)
         patient_us = self.patient_until_us(write) - now_us
         if patient_us > 0:
             # There must be time for what is to be done then. And no point in using up promises until then, where

@@ -14,10 +14,10 @@ import msgspec
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
-from quorumcache.core.model import DELETE, Malformed, stamp_time
+from quorumcache.core.model import DELETE, Entry, Malformed, stamp_time
 from quorumcache.core.outcome import Outcome
 from quorumcache.core.quorum import nth_highest, nth_lowest
-from quorumcache.core.types.base import base_slot_of, generation_of
+from quorumcache.core.types.base import base_slot_of, generation_of, rank_of
 
 BACKOFF_US: Final = 20_000
 BACKOFF_US_MAX: Final = 500_000
@@ -84,12 +84,27 @@ class FieldWrite(PendingWrite):
     `details` is what follows the generation in the metadata, or a function of the generation that gives it. `creates`
     is the base that begins the generation in the same batch. `base_expires_at_us`: where no base is known, the one made
     for this write expires then. `began_us` is when it was first sent, `lessons` how often its generation was learned;
-    `blocked`, whether a new generation was refused for the sake of a live one. `committed` is the last generation under
-    which a commit was sent, empty before: since then it may have been seen. `given_up` is one that reads name, though
-    no quorum took the write under it for a good while.
+    `blocked`, the live generation for whose sake a new one was refused; `tried`, the one under which it was refused
+    last. `committed` is the last generation under which a commit was sent, empty before: since then it may have been
+    seen. `given_up` is one that reads name, though no quorum took the write under it for a good while. `stamp` is the
+    one it was last proposed under, `is_first` whether that began a generation. `bound_us`: a generation begun after
+    that was not complete when the write began; None where nobody knows.
     """
 
-    __slots__ = ("base_expires_at_us", "began_us", "blocked", "committed", "creates", "details", "given_up", "lessons")
+    __slots__ = (
+        "base_expires_at_us",
+        "began_us",
+        "blocked",
+        "bound_us",
+        "committed",
+        "creates",
+        "details",
+        "given_up",
+        "is_first",
+        "lessons",
+        "stamp",
+        "tried",
+    )
 
     def __init__(
         self,
@@ -107,9 +122,13 @@ class FieldWrite(PendingWrite):
         self.base_expires_at_us = base_expires_at_us
         self.began_us = 0
         self.lessons = 0
-        self.blocked = False
+        self.blocked = b""
+        self.tried = b""
         self.committed = b""
         self.given_up = b""
+        self.stamp = b""
+        self.is_first = False
+        self.bound_us: int | None = None
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -165,26 +184,36 @@ def judge(verifier: Verifier, slot: bytes, stamp: bytes, refusals: dict[int, m.R
 class Strays(msgspec.Struct):
     """Nodes that refuse something for its generation: `count` of them, which have, or claim to have, another or none;
     of a base that begins one, those that show that a live one is there. `newest_us` is the latest stamp time of the
-    bases shown. `liars`: nodes that showed what is no reason."""
+    bases shown, `newest` the highest generation. `liars`: nodes that showed what is no reason. `shown`: the base that
+    more than f nodes show, if any, and `holders`: how many do. `bounds`: what each of them shows the key's generation
+    to lie at or below, in time."""
 
     count: int = 0
     newest_us: int = 0
+    newest: bytes = b""
     liars: list[int] = []
+    shown: Entry | None = None
+    holders: int = 0
+    bounds: list[int] = []
 
 
 def strays_in(
-    verifier: Verifier, slot: bytes, stamp: bytes, generation: bytes, refusals: dict[int, m.Refusal]
+    verifier: Verifier, slot: bytes, stamp: bytes, generation: bytes, refusals: dict[int, m.Refusal], f: int
 ) -> Strays:
     """Judge those refusals (by node) of one header of `slot` at `stamp` that are for its `generation`."""
     strays = Strays()
     base_slot = base_slot_of(slot)
     begins = generation == stamp and slot == base_slot
+    shown: dict[bytes, int] = {}
     for node, refusal in refusals.items():
         if refusal.code != m.GENERATION:
+            if refusal.code == m.STALE and slot == base_slot and refusal.proof is not None:
+                _show(verifier, refusal.proof, slot, shown, strays, f)
             continue
         if refusal.proof is None:
             # A claim; but no correct node refuses a base that begins a generation without showing the live one.
             strays.count += not begins
+            strays.bounds.append(refusal.time_us)
             continue
         try:
             base = verifier.check_entry(refusal.proof, with_value=False)
@@ -200,7 +229,25 @@ def strays_in(
         else:
             strays.count += 1
             strays.newest_us = max(strays.newest_us, base.time_us)
+            strays.newest = max(strays.newest, here)
+            strays.bounds.append(stamp_time(here))
+            _show(verifier, refusal.proof, base_slot, shown, strays, f)
     return strays
+
+
+def _show(verifier: Verifier, proof: Entry, base_slot: bytes, shown: dict[bytes, int], strays: Strays, f: int) -> None:
+    """Count who shows which base, with its salt: what more than f nodes show is there, or was a moment ago."""
+    if not proof.salted:
+        return  # It says what stands in the way, but cannot be passed on.
+    try:
+        if verifier.check_entry(proof).slot != base_slot:
+            return
+    except Malformed:
+        return
+    shown[proof.header] = shown.get(proof.header, 0) + 1
+    best = strays.shown
+    if shown[proof.header] > f and (best is None or rank_of(best.header) <= rank_of(proof.header)):
+        strays.shown, strays.holders = proof, shown[proof.header]
 
 
 def asks_for_patience(refusals: dict[int, m.Refusal], hoped: int, q: int, ahead_us: int) -> bool:
@@ -224,12 +271,17 @@ def waits_for_another(refusals: dict[int, m.Refusal], hoped: int, q: int) -> boo
     return waiting > 0 and hoped + waiting >= q
 
 
-def patience_us(refusals: dict[int, m.Refusal], ahead_us: int, waits: int) -> int:
+def backoff_us(tries: int, configuration: Configuration) -> int:
+    """How long to wait before the next try, after so many: at most a tenth of op_time, so that ten are left."""
+    return min(BACKOFF_US << min(tries, 8), BACKOFF_US_MAX, configuration.op_time_us // 10)
+
+
+def patience_us(refusals: dict[int, m.Refusal], ahead_us: int, waits: int, configuration: Configuration) -> int:
     """How long to wait before the same bytes are sent again, for the `waits`-th time: until the stamp, `ahead_us`
     beyond what nodes accept, is no longer ahead, and longer each time where nodes are busy."""
     busy = not any(refusal.code == m.AHEAD for refusal in refusals.values())
-    backoff_us = min(BACKOFF_US << min(waits, 8), BACKOFF_US_MAX) if busy else AHEAD_POLL_US
-    return max(backoff_us, ahead_us)
+    poll_us = backoff_us(waits, configuration) if busy else AHEAD_POLL_US
+    return max(poll_us, ahead_us)
 
 
 def raise_time(
@@ -259,10 +311,10 @@ def raise_time(
     wait_us = max(least_us - configuration.max_skew_us - cluster_us, 0)
     if not proved and not floors:
         # Claims without proof, or a few denials: nothing to go above.
-        wait_us = max(wait_us, min(BACKOFF_US << min(write.attempt, 8), BACKOFF_US_MAX))
+        wait_us = max(wait_us, backoff_us(write.attempt, configuration))
     elif write.attempt > 2:
         # Two attempts beyond the first do, unless somebody lies: then do not race through op_time.
-        wait_us = max(wait_us, min(BACKOFF_US << min(write.attempt - 3, 8), BACKOFF_US_MAX))
+        wait_us = max(wait_us, backoff_us(write.attempt - 3, configuration))
     return wait_us
 
 

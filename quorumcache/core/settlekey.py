@@ -15,6 +15,7 @@ from quorumcache.core.config import Group
 from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
 from quorumcache.core.model import DELETE, Entry, Malformed, digest_of, header_expires_at, header_slot, stamp_time
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Found, Missed, Outcome
+from quorumcache.core.quorum import nth_lowest
 from quorumcache.core.read import rejection
 from quorumcache.core.types.base import base_slot_of, generation_of, rank_of
 
@@ -68,6 +69,8 @@ class SettleKey(Machine):
         "_waiting",
         "_wanted",
         "_written_back",
+        "started_us",
+        "tombstone",
     )
 
     def __init__(
@@ -82,6 +85,10 @@ class SettleKey(Machine):
     ) -> None:
         super().__init__(now_us + RESEND_US, started_us + context.configuration.op_time_us)
         self._context = context
+        #: When it was sent.
+        self.started_us = now_us
+        #: The tombstone's stamp, where that is what q nodes have.
+        self.tombstone = b""
         self._group = group
         self._slot = slot
         self._wanted = wanted
@@ -259,6 +266,8 @@ class SettleKey(Machine):
         expires_at_us = header_expires_at(target.header)
         cluster_us = self._context.clock.time_us(now_us)
         if target.header[2] == DELETE or (expires_at_us and expires_at_us <= cluster_us):
+            if target.header[2] == DELETE:
+                self.tombstone = generation
             self._end(Missed(q), now_us)
             return
         holders = {node: view for node, view in views.items() if view.generation == generation}
@@ -267,6 +276,13 @@ class SettleKey(Machine):
         fields = self._fields_of(holders, now_us)
         if fields is not None:
             self._end(Found(target.header, b"", target, fields), now_us)
+
+    @property
+    def bound_us(self) -> int | None:
+        """What q answers show the key's generation to lie at or below, in time: no later one was complete when this was
+        sent. None where there are fewer."""
+        bounds = [v.floor_us if v.base is None else stamp_time(v.generation) for v in self._views.values()]
+        return nth_lowest(bounds, self._context.configuration.q)
 
     def _highest_good(self, q: int) -> Entry | None:
         """The base of highest rank that heads a good set: q answers of bases up to it, or absent with a floor below its

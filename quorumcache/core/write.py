@@ -13,7 +13,7 @@ from quorumcache.core import merkle
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import grant_string, intent_string
 from quorumcache.core.config import Group
-from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
+from quorumcache.core.machine import HEDGE_US, RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
 from quorumcache.core.model import (
     SALT_BYTES,
     STAMP_BYTES,
@@ -34,6 +34,7 @@ from quorumcache.core.refusal import (
     FieldWrite,
     Judgement,
     PendingWrite,
+    Strays,
     asks_for_patience,
     judge,
     patience_us,
@@ -62,13 +63,14 @@ def _generation_of(write: PendingWrite) -> bytes:
 class _CommitPart:
     """One commit message of a batch: its positions, and who answered for which."""
 
-    __slots__ = ("full", "gone", "partial", "positions", "request", "revoked", "sent_us", "without_base")
+    __slots__ = ("full", "gone", "gone_us", "partial", "positions", "request", "revoked", "sent_us", "without_base")
 
     def __init__(self, positions: list[int], request: m.Commit, sent_us: int) -> None:
         self.positions = positions
         self.sent_us = sent_us
         self.request = request
         self.gone: dict[int, set[int]] = {}  # place of a field -> nodes where its generation is not, and will not be
+        self.gone_us = 0  # when the first said so
         self.without_base: dict[int, int] = {}  # node -> how often it lacked a base
         self.full: set[int] = set()  # nodes that hold all of it
         self.partial: dict[int, set[int]] = {}  # node -> places in `positions` that it answered for
@@ -92,7 +94,6 @@ class WriteBatch(Machine):
         "_leaves",
         "_left",
         "_prepare",
-        "_prepare_sent_us",
         "_quorum_us",
         "_refusals",
         "_rejects",
@@ -100,6 +101,7 @@ class WriteBatch(Machine):
         "_resend_us",
         "_root",
         "_salted",
+        "_sent_us",
         "_signature",
         "_stamps",
         "_states",
@@ -167,6 +169,8 @@ class WriteBatch(Machine):
                 write.expires_at_us,
                 write.metadata,
             )
+            if isinstance(write, FieldWrite):
+                write.stamp, write.is_first = stamp, write.creates is not None
             self._stamps.append(stamp)
             self._salted.append(salted)
             self._headers.append(header)
@@ -180,6 +184,7 @@ class WriteBatch(Machine):
         self._refusals: dict[int, dict[int, m.Refusal]] = {}  # node -> position -> refusal
         self._rejects: dict[int, m.Reject] = {}
         self._quorum_us = 0
+        self._sent_us = now_us
         self._again_us = 0
         self._waits = 0
         self._commits: dict[int, _CommitPart] = {}
@@ -240,6 +245,9 @@ class WriteBatch(Machine):
             return
         if not self._quorum_us:
             self._quorum_us = now_us
+            if self._sent_us:
+                context.note_round(now_us - self._sent_us)
+                self._sent_us = 0
         late = now_us >= self._quorum_us + configuration.grace_us
         outstanding = len(self._group.members) - answered - len(self._rejects)
         asked = [i for i, state in enumerate(self._states) if state == _ASKED]
@@ -288,7 +296,7 @@ class WriteBatch(Machine):
         granted = sum(grant.bitmap[i >> 3] >> (i & 7) & 1 for grant in self._grants.values())
         generation = write.metadata[:STAMP_BYTES] or stamp
         judgement = judge(context.verifier, write.slot, stamp, refusals, granted)
-        strays = strays_in(context.verifier, write.slot, stamp, generation, refusals)
+        strays = strays_in(context.verifier, write.slot, stamp, generation, refusals, f)
         for node in (*judgement.liars, *strays.liars):
             context.suspect(node, 4.0, lie=True)
         if len(judgement.denials) > f:
@@ -309,7 +317,7 @@ class WriteBatch(Machine):
             if ahead_us <= 3 * configuration.max_skew_us:
                 if not self._again_us:
                     self._waits += 1
-                    wait_us = patience_us(refusals, ahead_us - configuration.max_skew_us, self._waits)
+                    wait_us = patience_us(refusals, ahead_us - configuration.max_skew_us, self._waits, configuration)
                     self._again_us = now_us + wait_us
                 return
             # No floor or entry asks for that: it was a wrong guess of cluster time, made before nodes told theirs.
@@ -326,8 +334,8 @@ class WriteBatch(Machine):
             cluster_us = context.clock.time_us(now_us)
             raise_time(write, stamp, judgement.proved, judgement.floors, configuration, cluster_us)
             # A live one that is young may only be on its way to a quorum.
-            blocked = strays.count > 0 and strays.newest_us < cluster_us - 3 * configuration.grace_us
-            self._leave_fields(write, None, now_us, blocked=blocked)
+            is_old = strays.count > 0 and strays.newest_us < cluster_us - 3 * configuration.grace_us
+            self._leave_fields(write, None, now_us, strays, strays.newest if is_old else b"")
             context.finish_write(write, Failed(UNAVAILABLE, write.trouble))
             return
         proved = judgement.proved
@@ -339,7 +347,8 @@ class WriteBatch(Machine):
                 self._leave(i)
                 cluster_us = context.clock.time_us(now_us)
                 raise_time(write, stamp, judgement.proved, judgement.floors, configuration, cluster_us)
-                context.generations.relearn(write, now_us)
+                context.generations.bounded_by(write, strays, judgement, granted)
+                context.generations.relearn(write, now_us, strays)
                 return
         if write.first_bound_us is None:
             # Any attempt will do: what q answers to it did not show was not complete when the write began. Without a
@@ -362,8 +371,16 @@ class WriteBatch(Machine):
         above = max(judgement.proved)
         return judgement.generations[judgement.proved.index(above)] == above
 
-    def _leave_fields(self, base: PendingWrite, failed: Failed | None, now_us: int, *, blocked: bool = False) -> None:
-        """The base of these fields is not to be: they fail with it, or learn what there is instead."""
+    def _leave_fields(
+        self,
+        base: PendingWrite,
+        failed: Failed | None,
+        now_us: int,
+        strays: Strays | None = None,
+        blocked: bytes = b"",
+    ) -> None:
+        """The base of these fields is not to be: they fail with it, or learn what there is instead. `strays`: what
+        stands in its way, `blocked`: the live generation that does, for long enough."""
         for i, write in enumerate(self._writes):
             if isinstance(write, FieldWrite) and write.creates is base and self._states[i] != _LEFT:
                 self._leave(i)
@@ -371,9 +388,9 @@ class WriteBatch(Machine):
                     self._context.finish_write(write, failed)
                 else:
                     write.time_min_us = max(write.time_min_us, base.time_min_us)
-                    write.blocked = blocked
+                    write.blocked = blocked or write.blocked
                     write.trouble = base.trouble
-                    self._context.generations.relearn(write, now_us)
+                    self._context.generations.relearn(write, now_us, strays)
 
     def _raise_time(
         self, write: PendingWrite, stamp: bytes, proved: list[bytes], floors: list[int], now_us: int
@@ -478,6 +495,7 @@ class WriteBatch(Machine):
                 if code == m.OK or (code == m.EVICTED and not isinstance(self._writes[part.positions[at]], FieldWrite))
             }
             if m.OTHER in codes or m.EVICTED in codes:
+                part.gone_us = part.gone_us or now_us
                 self._note_gone(part, node, codes)
             if m.NO_BASE in codes:
                 self._give_bases(part, node, codes)
@@ -517,13 +535,22 @@ class WriteBatch(Machine):
             i = part.positions[at]
             write = self._writes[i]
             assert isinstance(write, FieldWrite)
-            if self._states[i] == _CERTIFIED and (
-                len(nodes) > configuration.n - configuration.q or self._given_up_us(part, write) <= now_us
-            ):
+            if self._states[i] == _CERTIFIED and self._leaves_us(part, write, len(nodes)) <= now_us:
                 self._leave(i)
-                self._context.generations.relearn(write, now_us)
+                if len(nodes) >= configuration.q and self._context.generations.ends_with_its_generation(write, now_us):
+                    continue
+                self._context.generations.relearn(write, now_us, is_news=len(nodes) > configuration.n - configuration.q)
         if all(self._states[i] == _LEFT for i in part.positions):
             self._drop_part(request_id)
+
+    def _leaves_us(self, part: _CommitPart, write: FieldWrite, gone: int) -> int:
+        """When it is time to look for another generation, where so many nodes let go of this one."""
+        configuration = self._context.configuration
+        if gone <= configuration.n - configuration.q:
+            return self._given_up_us(part, write)
+        # Should q nodes say so, that may be its end: not worth a wait for who has time to write it again.
+        is_late = gone < configuration.q and part.gone_us >= self._context.generations.patient_until_us(write)
+        return part.gone_us + (HEDGE_US if is_late else 0)
 
     def _given_up_us(self, part: _CommitPart, write: FieldWrite) -> int:
         """When it is time to look for another generation, though only some node let go of this one: the others neither
@@ -600,10 +627,10 @@ class WriteBatch(Machine):
         if self._again_us:
             deadline_us = min(deadline_us, self._again_us)
         for part in self._commits.values():
-            for at in part.gone:
+            for at, nodes in part.gone.items():
                 write = self._writes[part.positions[at]]
                 if self._states[part.positions[at]] == _CERTIFIED and isinstance(write, FieldWrite):
-                    deadline_us = min(deadline_us, max(now_us + 1, self._given_up_us(part, write)))
+                    deadline_us = min(deadline_us, max(now_us + 1, self._leaves_us(part, write, len(nodes))))
         ends = [write.deadline_us for write, state in zip(self._writes, self._states, strict=True) if state != _LEFT]
         if ends:
             self.end_us = min(ends)
