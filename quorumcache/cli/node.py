@@ -48,6 +48,12 @@ def node(
             help="What they survive: the end of the process, as by kill -9; or a power cut too, at a disk's pace.",
         ),
     ] = "process",
+    stored_mib: Annotated[
+        int,
+        typer.Option(
+            min=0, max=1 << 30, help="What entries may take on disk, with --storage sqlite. [16 times --memory-mib]"
+        ),
+    ] = 0,
     watch_stdin: Annotated[bool, typer.Option("--watch-stdin", hidden=True)] = False,
 ) -> None:
     """Run one node of a cluster until Ctrl-C or SIGTERM. What it does is logged to standard error.
@@ -84,7 +90,7 @@ def node(
         read_key_file(key, role="node"),
         host=host,
         port=port,
-        limits=NodeLimits.within(memory_mib << 20),
+        limits=NodeLimits.within(memory_mib << 20, stored_mib << 20),
         storage=storage_of(storage, data_dir, durability),
     )
     run_loop(_run(running, watch_stdin))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from quorumcache.core.config import Configuration
-from quorumcache.core.model import DELETE, SALT_BYTES, Header, header_writer, slot_parts
+from quorumcache.core.model import DELETE, SALT_BYTES, Header, header_salted_bytes, header_writer, slot_parts
 from quorumcache.core.rights import ADMIN, Limits
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ class Allowances:
 
     # --- what slots tell ---
 
-    def entered(self, slot: bytes, raw: bytes, salted: bytes, sign: int) -> None:
-        """An entry with this header, salt and value became current in the slot (`sign` 1), or left it (-1)."""
+    def entered(self, slot: bytes, raw: bytes, sign: int) -> None:
+        """An entry with this header became current in the slot (`sign` 1), or left it (-1)."""
         used = self._used.get(header_writer(raw))
         if used is not None:
-            _add(used.held, slot, entry_size(raw, salted), sign)
+            _add(used.held, slot, entry_size(raw), sign)
 
     def promised(self, header: Header, sign: int) -> None:
         """A promise became open (`sign` 1), or is no more (-1)."""
@@ -117,9 +117,9 @@ class Allowances:
         return None if self._rights.may(header.writer, ADMIN, namespace, name) else used
 
 
-def entry_size(raw: bytes, salted: bytes) -> int:
+def entry_size(raw: bytes) -> int:
     """What an entry counts: the bytes of header and value."""
-    return len(raw) + len(salted) - SALT_BYTES
+    return len(raw) + header_salted_bytes(raw) - SALT_BYTES
 
 
 def _add(sums: list[int], slot: bytes, size: int, sign: int) -> None:
@@ -136,7 +136,7 @@ def is_of_key(slot: bytes) -> bool:
 def _over(limits: Limits, sums: list[int], header: Header, held: Held | None) -> str:
     """Which limit the sums and this header come to more than; empty where none, or where it adds nothing."""
     own = held is not None and header_writer(held.header) == header.writer
-    more = len(header.raw) + header.size - (entry_size(held.header, held.salted) if own and held is not None else 0)
+    more = len(header.raw) + header.size - (entry_size(held.header) if own and held is not None else 0)
     if limits.bytes_max and more > 0 and sums[0] + more > limits.bytes_max:
         return f"{limits.bytes_max} bytes"
     if own:

@@ -193,7 +193,7 @@ def outline(node: Node, request: m.Outline, now_us: int) -> m.Reply:
     key, floor_us = _key_at(node, request.slot)
     if key is None:
         return m.OutlineReply(request.id, now_us, None, floor_us, [], b"")
-    base = key.base.entry()
+    base = node.slots.entry_of(key.base)
     proof_bytes = m.OUTLINE_BYTES_MAX
     if len(key.fields) <= 512:
         held_of = key.fields.values()
@@ -201,7 +201,7 @@ def outline(node: Node, request: m.Outline, now_us: int) -> m.Reply:
         batches = {id(held.batch): len(held.batch.leaves) for held in held_of}
         proof_bytes = sum(map(proof_cost, held_of)) + sum(batches.values()) // 8
     if key.size + proof_bytes < m.OUTLINE_BYTES_MAX:
-        entries = [key.fields[slot].entry() for slot in sorted(key.fields)]
+        entries = [node.slots.entry_of(key.fields[slot]) for slot in sorted(key.fields)]
         return m.OutlineReply(request.id, now_us, base, floor_us, entries, b"")
     known = key.buckets()
     buckets = b"".join([bytes((number,)) + known[number] for number in sorted(known)])
@@ -229,13 +229,13 @@ def fields(node: Node, request: m.Fields, now_us: int) -> m.Reply:
                 continue
             held = key.fields[slot]
             if held.digest[:8] not in known:
-                size += len(held.header) + len(held.salted) + proof_cost(held)
+                size += held.size + proof_cost(held)
                 if id(held.batch) not in batches:
                     batches.add(id(held.batch))
                     size += len(held.batch.leaves)  # Which are hashed for its path.
                 if entries and size > m.REPLY_VALUES_BYTES_MAX:
                     return m.FieldsReply(request.id, now_us, key.generation, b"".join(digests), entries, True)
-                entries.append(held.entry())
+                entries.append(node.slots.entry_of(held))
             digests.append(held.digest)
             if len(digests) == KEY_FIELDS_MAX:
                 return m.FieldsReply(request.id, now_us, key.generation, b"".join(digests), entries, True)

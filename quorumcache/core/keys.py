@@ -181,16 +181,16 @@ class Key:
         """Make `held` a field's entry."""
         before = self.fields.get(slot)
         if before is not None:
-            self.size -= len(before.header) + len(before.salted)
+            self.size -= before.size
         self.fields[slot] = held
-        self.size += len(held.header) + len(held.salted)
+        self.size += held.size
         self.newest_us = max(self.newest_us, held.time_us)
         self._changed(slot, held.digest)
 
     def remove(self, slot: bytes) -> Held:
         """Let go of a field that another one replaced."""
         held = self.fields.pop(slot)
-        self.size -= len(held.header) + len(held.salted)
+        self.size -= held.size
         # It is gone, but its stamp may not be promised again.
         self.raise_barrier(held.time_us)
         self._changed(slot, None)

@@ -231,6 +231,11 @@ def header_value_hash(raw: bytes) -> bytes:
     return raw[51:83]
 
 
+def header_salted_bytes(raw: bytes) -> int:
+    """How many bytes salt and value have together."""
+    return SALT_BYTES + int.from_bytes(raw[83:87], "big")
+
+
 def header_expires_at(raw: bytes) -> int:
     """The time at which the value expires, in microseconds; 0 is never."""
     return int.from_bytes(raw[87:95], "big")

@@ -42,6 +42,7 @@ from quorumcache.core.rights import DELETE as DELETE_ROLE
 from quorumcache.core.rights import READ, WRITE
 from quorumcache.core.slots import Held, Promise, Shard, Slots
 from quorumcache.core.types.base import base_slot_of, is_base_slot
+from quorumcache.core.values import HOT_OVERHEAD_BYTES, Values
 
 _FOR_NODES: Final = (m.Report, m.ShardList)
 TICK_WORK_MAX: Final = 256
@@ -50,10 +51,12 @@ _LEAVES_FORM: Final = "leaves and paths exclude each other"
 
 
 class NodeLimits(msgspec.Struct, frozen=True):
-    """Bounds of one node: bytes of entries, open promises in all and their bytes, those of one writer on one slot, and
+    """Bounds of one node: bytes of entries in memory, and of headers and values in all where storage keeps the values
+    (0: 16 times as many), open promises in all and their bytes, those of one writer on one slot, and
     kept proofs, of which there is one for each writer convicted; and who was denied what, which is counted apart."""
 
     bytes_max: int = 256 << 20
+    stored_bytes_max: int = 0
     promises_max: int = 100_000
     promises_bytes_max: int = 64 << 20
     open_max: int = 4
@@ -61,11 +64,15 @@ class NodeLimits(msgspec.Struct, frozen=True):
     denied_max: int = 1000
 
     @classmethod
-    def within(cls, memory_bytes_max: int) -> NodeLimits:
+    def within(cls, memory_bytes_max: int, stored_bytes_max: int = 0) -> NodeLimits:
         """The usual limits for a node that may take so much memory, one MiB at least, for what it holds: an eighth of
         it, 64 MiB at most, for promises."""
         promises_bytes_max = min(memory_bytes_max // 8, 64 << 20)
-        return cls(bytes_max=memory_bytes_max - promises_bytes_max, promises_bytes_max=promises_bytes_max)
+        return cls(
+            bytes_max=memory_bytes_max - promises_bytes_max,
+            promises_bytes_max=promises_bytes_max,
+            stored_bytes_max=stored_bytes_max,
+        )
 
 
 class Node:
@@ -112,6 +119,11 @@ class Node:
         #: How often whom which right was denied, or a limit held: "name: right" -> count.
         self.denied_counts: dict[str, int] = {}
         self._rights = configuration.rights_table
+
+    def leave_values_to_storage(self) -> None:
+        """From now on storage has the values, and memory those that are used: see core/values.py. Before anything is
+        in `slots`."""
+        self.slots.values = Values(self.slots, self.limits.stored_bytes_max or 16 * self.limits.bytes_max)
 
     # --- the one door ---
 
@@ -316,6 +328,10 @@ class Node:
         if slots.type_of(place) is not None:
             cost -= slots.freed_by(place, header.raw)
             place = base_slot_of(place)
+        if slots.values is not None:
+            cost += HOT_OVERHEAD_BYTES
+            if not slots.make_stored_room(place, len(header.raw) + SALT_BYTES + header.size, now_us):
+                return False
         return slots.memory.fits(place, cost) or slots.make_room(place, cost, now_us)
 
     def _is_promised(self, header: Header) -> bool:
@@ -494,7 +510,6 @@ class Node:
             for slot in slots:
                 if not slot or slot[: 1 + slot[0]] in types:
                     return self._read_keys(request, now_us)
-        self.slots.memory.touched(slots)
         found = [current.get(slot) for slot in slots]
         digests = b"".join([ABSENT if held is None else held.digest for held in found])
         values: list[bytes] = []
@@ -504,8 +519,14 @@ class Node:
                 if held is None or size > m.REPLY_VALUES_BYTES_MAX:
                     values += (b"", b"")
                 else:
-                    values += (held.header, held.salted)
-                    size += len(held.salted)
+                    salted = held.salted
+                    if not salted:
+                        salted = self.slots.value_of(held)
+                        size += held.size
+                    values += (held.header, salted)
+                    size += len(salted)
+        if not self.slots.lacking_bytes:  # Else this is asked again, and is one use all the same.
+            self.slots.memory.touched(slots)
         return m.ReadReply(request.id, now_us, digests, values)
 
     def _read_keys(self, request: m.Read, now_us: int) -> m.Reply:
@@ -513,32 +534,36 @@ class Node:
         slots = self.slots
         for slot in request.slots:
             slot_parts(slot)  # Raises Malformed.
-        slots.memory.touched(map(slots.place_of, request.slots))
         digests = b"".join([slots.digest_at(slot) for slot in request.slots])
         values: list[bytes] = []
         size = 0
         for slot in request.slots[request.values_from : request.values_to]:
-            header, salted = self._value_at(slot) if size <= m.REPLY_VALUES_BYTES_MAX else (b"", b"")
+            fits = size + slots.lacking_bytes <= m.REPLY_VALUES_BYTES_MAX
+            header, salted = self._value_at(slot) if fits else (b"", b"")
             if len(salted) > m.REPLY_VALUES_BYTES_MAX:
                 header, salted = b"", b""
             values += (header, salted)
             size += len(salted)
+        if not slots.lacking_bytes:
+            slots.memory.touched(map(slots.place_of, request.slots))
         return m.ReadReply(request.id, now_us, digests, values)
 
     def _value_at(self, slot: bytes) -> tuple[bytes, bytes]:
         slots = self.slots
         if slots.type_of(slot) is None:
             held = slots.current.get(slot)
-            return (b"", b"") if held is None else (held.header, held.salted)
+            return (b"", b"") if held is None else (held.header, slots.value_of(held))
         key = slots.keys.get(base_slot_of(slot))
         if key is None:
             return b"", b""
         if is_base_slot(slot):
             if key.size + PACKED_BYTES_EACH * len(key.fields) > m.REPLY_VALUES_BYTES_MAX:
                 return b"", b""
-            return key.base.header, pack((key.fields[s].header, key.fields[s].salted) for s in sorted(key.fields))
+            return key.base.header, pack(
+                (key.fields[s].header, slots.value_of(key.fields[s])) for s in sorted(key.fields)
+            )
         held = key.fields.get(slot)
-        return key.base.header, b"" if held is None else pack([(held.header, held.salted)])
+        return key.base.header, b"" if held is None else pack([(held.header, slots.value_of(held))])
 
     def _read_full(self, request: m.ReadFull, now_us: int) -> m.Reply:
         answers = []
@@ -546,7 +571,7 @@ class Node:
             slot_parts(slot)  # Raises Malformed: what is no slot belongs to no shard.
             held = self.slots.current.get(slot)
             floor_us = self.slots.shard(slot).floor_us
-            answers.append(m.FullAnswer(None if held is None else held.entry(), floor_us))
+            answers.append(m.FullAnswer(None if held is None else self.slots.entry_of(held), floor_us))
         return m.ReadFullReply(request.id, now_us, answers)
 
     def _report(self, request: m.Report, now_us: int) -> m.Reply:
@@ -556,7 +581,9 @@ class Node:
             slot_parts(request.after)
         shard: Shard = self.slots.shards[request.shard]
         page, more, partial = page_of(self.slots, shard, request.after, m.REPORT_ENTRIES_MAX, m.REPLY_VALUES_BYTES_MAX)
-        return m.ReportReply(request.id, now_us, shard.floor_us, [held.entry() for held in page], more, partial)
+        return m.ReportReply(
+            request.id, now_us, shard.floor_us, [self.slots.entry_of(held) for held in page], more, partial
+        )
 
 
 def _cost(header: Header) -> int:

@@ -28,7 +28,7 @@ def page_of(slots: Slots, shard: Shard, after: bytes, count_max: int, bytes_max:
     following = heapq.nsmallest(count_max + 1, (s for s in shard.slots if s > after))
     for slot in following:
         held = slots.current[slot]
-        size += len(held.header) + len(held.salted)
+        size += held.size
         if len(page) >= count_max or (page and size > bytes_max):
             return page, True, False
         key = slots.keys.get(slot) if slots.types else None
@@ -52,7 +52,7 @@ def _part_of(key: Key, chosen: list[bytes], count_max: int, bytes_max: int) -> t
     page, size = [key.base], 0
     for slot in chosen:
         held = key.fields[slot]
-        size += len(held.header) + len(held.salted)
+        size += held.size
         if len(page) > 1 and (size > bytes_max or len(page) >= count_max):
             return page, size, False
         page.append(held)

@@ -19,9 +19,18 @@ from quorumcache.core.config import Configuration
 from quorumcache.core.feed import Feed
 from quorumcache.core.keys import Key
 from quorumcache.core.memory import Memory, Pool, entry_cost
-from quorumcache.core.model import ABSENT, Entry, Header, header_expires_at, header_is_delete, header_slot
+from quorumcache.core.model import (
+    ABSENT,
+    Entry,
+    Header,
+    header_expires_at,
+    header_is_delete,
+    header_salted_bytes,
+    header_slot,
+)
 from quorumcache.core.types import FieldType, types_by_prefix
 from quorumcache.core.types.base import base_slot_of, generation_of, is_base_slot, rank_of
+from quorumcache.core.values import HOT_OVERHEAD_BYTES, Values
 
 if TYPE_CHECKING:
     from quorumcache.core.journal import Journal
@@ -35,7 +44,8 @@ _EVICT_PAUSE_US: Final = 10_000
 
 
 class Held(msgspec.Struct, eq=False, gc=False):
-    """A stored entry. `path` is None where the batch knows its leaves; `row` is storage's number for it, 0: none."""
+    """A stored entry. `path` is None where the batch knows its leaves; `row` is storage's number for it, 0: none.
+    `salted`, salt and value, is empty where storage alone has it."""
 
     digest: bytes
     header: bytes
@@ -54,6 +64,11 @@ class Held(msgspec.Struct, eq=False, gc=False):
     def time_us(self) -> int:
         """The stamp's time in microseconds."""
         return int.from_bytes(self.header[3:11], "big")
+
+    @property
+    def size(self) -> int:
+        """The bytes of header, salt and value, wherever the latter are."""
+        return len(self.header) + header_salted_bytes(self.header)
 
     def entry(self, *, with_value: bool = True) -> Entry:
         """The entry as it is passed on, with its own path; without salt and value where only proof is wanted."""
@@ -122,6 +137,8 @@ class Slots:
         self.allowances: Allowances | None = None
         if any(writer.limits.are_any for writer in configuration.writers):
             self.allowances = Allowances(configuration)
+        #: Where storage keeps values, which of them are here; None where all are.
+        self.values: Values | None = None
         self.frozen = False
         self.evicted_count = 0
         self.reaped_count = 0
@@ -167,6 +184,22 @@ class Slots:
             return key.digest() if is_base_slot(slot) else key.digest_of(slot)
         held = self.current.get(slot)
         return ABSENT if held is None else held.digest
+
+    def value_of(self, held: Held) -> bytes:
+        """Salt and value, for an answer; where they are not in memory, that is noted, and the answer will not do."""
+        if not held.salted and self.values is not None:
+            self.values.lacks(held)
+        return held.salted
+
+    def entry_of(self, held: Held) -> Entry:
+        """The whole entry, for an answer, as `value_of`."""
+        self.value_of(held)
+        return held.entry()
+
+    @property
+    def lacking_bytes(self) -> int:
+        """How many bytes of values the answer that is being made lacks so far."""
+        return 0 if self.values is None else self.values.lacking_bytes
 
     def raise_floor(self, shard: Shard, time_us: int) -> None:
         """Raise a shard's floor to `time_us`; it never goes down."""
@@ -300,7 +333,7 @@ class Slots:
         if self.frozen:
             return False
         before = self.current.get(slot)
-        cost = _entry_cost(held) - (0 if before is None else _entry_cost(before))
+        cost = self.cost_of(held) - (0 if before is None else self.cost_of(before))
         keyed = self.type_of(slot) is not None
         place = base_slot_of(slot) if keyed else slot
         if keyed and place not in self.keys:
@@ -308,9 +341,14 @@ class Slots:
         memory = self.memory
         memory.hold(held.batch, slot)  # Before making room, which might let go of the last entry that shares it.
         needed = cost - (self.freed_by(slot, held.header) if keyed else 0)
-        if not memory.fits(place, needed) and not self.make_room(place, needed, now_us):
+        if (not memory.fits(place, needed) and not self.make_room(place, needed, now_us)) or (
+            self.values is not None and not self.make_stored_room(place, held.size, now_us)
+        ):
             memory.release(held.batch, slot)
             return False
+        if self.values is not None and before is not None:
+            # The value that goes may have left memory to make room.
+            cost = self.cost_of(held) - self.cost_of(before)
         memory.charge(place, cost)
         if self.journal is not None:
             self.journal.entries.setdefault(slot, before)
@@ -331,7 +369,7 @@ class Slots:
         key = self.keys.get(slot)
         if key is None or generation_of(header) == key.generation:
             return 0
-        return sum(map(_entry_cost, key.fields.values()))
+        return sum(map(self.cost_of, key.fields.values()))
 
     def _place(self, slot: bytes, held: Held) -> None:
         self._enter(slot, held)
@@ -359,7 +397,7 @@ class Slots:
             self.journal.entries.setdefault(slot, held)
         del self.current[slot]
         self.shard(slot).sum = b""
-        self.memory.charge(base_slot, -_entry_cost(held))
+        self.memory.charge(base_slot, -self.cost_of(held))
         self._release(held, slot)
 
     def replace_field(self, slot: bytes) -> None:
@@ -410,7 +448,7 @@ class Slots:
         key = self.keys.get(slot)
         if key is not None and held is not None and generation_of(held.header) == key.generation:
             self.memory.hold(held.batch, slot)
-            self.memory.charge(slot, _entry_cost(held) - _entry_cost(key.base))
+            self.memory.charge(slot, self.cost_of(held) - self.cost_of(key.base))
             self._release(key.base, slot)
             key.rebase(held)
             self._place(slot, held)
@@ -420,7 +458,7 @@ class Slots:
             self._remove(slot)
         if held is not None:
             self.memory.hold(held.batch, slot)
-            self.memory.charge(slot, _entry_cost(held) + (KEY_OVERHEAD_BYTES if keyed else 0))
+            self.memory.charge(slot, self.cost_of(held) + (KEY_OVERHEAD_BYTES if keyed else 0))
             self.shard(slot).slots[slot] = None
             if keyed:
                 self.keys[slot] = key = Key(held)
@@ -435,11 +473,11 @@ class Slots:
         if slot in key.fields:
             before = key.remove(slot)
             del self.current[slot]
-            self.memory.charge(base_slot, -_entry_cost(before))
+            self.memory.charge(base_slot, -self.cost_of(before))
             self._release(before, slot)
         if held is not None:
             self.memory.hold(held.batch, slot)
-            self.memory.charge(base_slot, _entry_cost(held))
+            self.memory.charge(base_slot, self.cost_of(held))
             key.put(slot, held)
             self._enter(slot, held)
 
@@ -462,7 +500,9 @@ class Slots:
     def _release(self, held: Held, slot: bytes) -> None:
         """An entry leaves `current`."""
         if self.allowances is not None:
-            self.allowances.entered(slot, held.header, held.salted, -1)
+            self.allowances.entered(slot, held.header, -1)
+        if self.values is not None:
+            self.values.left(slot, held)
         if self.memory.release(held.batch, slot) and self.journal is not None:
             self.journal.released.append(held.batch)
 
@@ -471,7 +511,9 @@ class Slots:
         self.shard(slot).sum = b""
         self.current[slot] = held
         if self.allowances is not None:
-            self.allowances.entered(slot, held.header, held.salted, 1)
+            self.allowances.entered(slot, held.header, 1)
+        if self.values is not None:
+            self.values.entered(slot, held)
 
     def make_room(self, slot: bytes, cost: int, now_us: int) -> bool:
         """Evict until the slot may cost `cost` more bytes; only what is older than 2 max_skew goes, nothing of a
@@ -479,8 +521,20 @@ class Slots:
         memory = self.memory
         if self.frozen or not memory.could_fit(slot, cost):
             return False
+        values = self.values
         while not memory.fits(slot, cost):
+            if values is not None and any(values.cool_one(pool) for pool in memory.givers(slot, cost)):
+                continue  # On the disk there is room yet.
             if not any(self._evict_one(pool, now_us, slot) for pool in memory.givers(slot, cost)):
+                return False
+        return True
+
+    def make_stored_room(self, slot: bytes, size: int, now_us: int) -> bool:
+        """As `make_room`, for the bytes of header and value where storage keeps them."""
+        values = self.values
+        assert values is not None
+        while values.stored_bytes + size > values.stored_bytes_max:
+            if not any(self._evict_one(pool, now_us, slot) for pool in self.memory.givers(slot, 0)):
                 return False
         return True
 
@@ -542,8 +596,9 @@ class Slots:
     def __iter__(self) -> Iterator[tuple[bytes, Held]]:
         return iter(self.current.items())
 
-
-def _entry_cost(held: Held) -> int:
-    header = held.header
-    is_mortal = header_is_delete(header) or header_expires_at(header) > 0
-    return entry_cost(len(header), len(held.salted), is_mortal=is_mortal)
+    def cost_of(self, held: Held) -> int:
+        """What the entry costs by itself, its value as long as that is in memory."""
+        header = held.header
+        is_mortal = header_is_delete(header) or header_expires_at(header) > 0
+        cost = entry_cost(len(header), len(held.salted), is_mortal=is_mortal)
+        return cost + HOT_OVERHEAD_BYTES if held.salted and self.values is not None else cost

@@ -47,6 +47,12 @@ class Handler(Protocol):
         """Store what was answered since the last call. True: it is stored; an awaitable: it is once that is done;
         False: it cannot be, and what was answered has to be asked again."""
 
+    def lacking(self, request: Request) -> int:
+        """How many bytes of values the answer just given lacks, which have to be fetched; 0: it is whole."""
+
+    def fetch(self) -> bool:
+        """Fetch what answers lacked: now they can be given. False: they cannot."""
+
     def clock_us(self) -> int:
         """The node's clock, in microseconds since the epoch."""
 
@@ -238,6 +244,7 @@ class NodeServer:
 
     async def _serve(self, websocket: web.WebSocketResponse, channel: h.Channel) -> None:
         handle, stored, encode = self._handler.handle, self._handler.stored, codec.encode
+        lacking = self._handler.lacking
         open_, seal, wrap = channel.opener.open, channel.sealer.seal, self._wrap
         receive, send_bytes = websocket.receive, websocket.send_bytes
         binary, client = aiohttp.WSMsgType.BINARY, channel.client
@@ -249,33 +256,61 @@ class NodeServer:
                 return
             parts: list[bytes] = []
             handled: list[Request] = []
+            late: list[tuple[int, Request]] = []
             size = 0
             for request in codec.decode_requests(open_(message.data)):
                 reply = handle(request, client)
                 handled.append(request)
                 if reply is None:
                     continue
-                part = encode(reply)
-                parts.append(part)
-                size += len(part)
+                if more := lacking(request):
+                    late.append((len(parts), request))
+                    parts.append(b"")
+                    size += more
+                else:
+                    part = encode(reply)
+                    parts.append(part)
+                    size += len(part)
                 if size > REPLIES_BYTES_GOAL:
+                    if late:
+                        parts = self._completed(parts, late, client)
                     if (now := stored()) is not True:
                         parts = await self._when_stored(now, handled, client, parts)
                     await self._send(send_bytes, seal(codec.join(parts)), wrap)
-                    parts, handled, size = [], [], 0
+                    parts, handled, late, size = [], [], [], 0
                     await asyncio.sleep(0)
+            if late:
+                parts = self._completed(parts, late, client)
             if (now := stored()) is not True:
                 parts = await self._when_stored(now, handled, client, parts)
             if parts:
                 await self._send(send_bytes, seal(codec.join(parts)), wrap)
+
+    def _completed(self, parts: list[bytes], late: list[tuple[int, Request]], client: bytes) -> list[bytes]:
+        """The encoded replies, with those in their places that lacked values before: these are fetched all at once."""
+        if self._handler.fetch():
+            for place, request in late:
+                reply = self._handler.handle(request, client)
+                if reply is not None and not self._handler.lacking(request):
+                    parts[place] = codec.encode(reply)
+        # Where a value cannot be had there is no reply: to whoever asks, this node is silent.
+        return [part for part in parts if part]
 
     async def _when_stored(
         self, stored: Awaitable[None] | bool, handled: list[Request], client: bytes, parts: list[bytes]
     ) -> list[bytes]:
         """The replies, once what they say is stored; other ones where it cannot be."""
         if stored is False:
-            replies = [self._handler.handle(request, client) for request in handled]
-            parts = [codec.encode(reply) for reply in replies if reply is not None]
+            parts, late = [], []
+            for request in handled:
+                reply = self._handler.handle(request, client)
+                if self._handler.lacking(request):
+                    late.append((len(parts), request))
+                    parts.append(b"")
+                elif reply is not None:
+                    parts.append(codec.encode(reply))
+            if late:
+                parts = self._completed(parts, late, client)
             stored = self._handler.stored()
         if not isinstance(stored, bool):
             await stored

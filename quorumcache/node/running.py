@@ -88,7 +88,7 @@ class RunningNode:
         self._background: asyncio.Task[None] | None = None
 
     def _new_node(self, started_us: int | None) -> Node:
-        return Node(
+        node = Node(
             self.configuration,
             self.info.index,
             self._key.sign,
@@ -96,6 +96,9 @@ class RunningNode:
             started_us=started_us,
             limits=self._limits,
         )
+        if self.storage.keeps:
+            node.leave_values_to_storage()
+        return node
 
     def _new_entropy(self) -> AntiEntropy:
         return AntiEntropy(self.node, first_id=int.from_bytes(os.urandom(7), "big"), now_us=self.clock_us())
@@ -114,6 +117,35 @@ class RunningNode:
             now_us = self._last_us
         self._last_us = now_us
         return self.node.handle(request, now_us, client)
+
+    def lacking(self, request: m.Request) -> int:
+        """How many bytes of values the answer just given to the request lacks, because only storage has them: then
+        `fetch`, and ask again. 0: it is whole."""
+        values = self.node.slots.values
+        if values is None or not values.lacking_bytes:
+            return 0
+        size, values.lacking_bytes = values.lacking_bytes, 0
+        self.node.request_counts[type(request).__name__] -= 1  # It is asked once, whatever it takes.
+        return size
+
+    def fetch(self) -> bool:
+        """Fetch what answers lacked, all at once. False where that cannot be had: those answers cannot be given, and
+        the node is about to end."""
+        values = self.node.slots.values
+        if values is None:
+            return True
+        missing = list(values.missing)
+        try:
+            found = self.storage.fetch(missing)
+        except DiskFailed as fault:
+            values.missing.clear()
+            self.failure = self.failure or fault
+            self.failed.set()
+            _log.error("%s cannot go on: %s", self.info.name, fault)
+            return False
+        for held, salted in zip(missing, found, strict=True):
+            values.warm(held, salted)
+        return True
 
     def status(self) -> dict[str, Any]:
         """What operators ask first, as JSON."""
@@ -136,6 +168,9 @@ class RunningNode:
             "entries": len(slots.current),
             "bytes_used": slots.memory.bytes_used,
             "bytes_max": slots.memory.bytes_max,
+            "values_in_memory": len(slots.current) if slots.values is None else slots.values.hot_count,
+            "stored_bytes": 0 if slots.values is None else slots.values.stored_bytes,
+            "stored_bytes_max": 0 if slots.values is None else slots.values.stored_bytes_max,
             "pools": {
                 pool.namespace: {"bytes_used": pool.bytes_used, "bytes_max": pool.bytes_max}
                 for pool in slots.memory.pools[1:]
@@ -210,9 +245,11 @@ class RunningNode:
         """Write what changed since the last call. True where all that was answered so far is as durable as it has to
         be; else what to wait for until it is. False where storage takes no more: then nothing has changed after all,
         and what was answered since the last call has to be asked again."""
-        journal = self._journal
+        journal, values = self._journal, self.node.slots.values
         if journal is None:
             return True
+        if values is not None:
+            values.settle()
         if journal and not self.node.slots.frozen:
             try:
                 self.storage.write(journal, self.node.slots)

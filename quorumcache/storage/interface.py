@@ -5,13 +5,13 @@ Definitions only. It must not know any one storage.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from quorumcache.core.journal import Journal
-from quorumcache.core.slots import Slots
+from quorumcache.core.slots import Held, Slots
 
 #: What stored state survives. "process": the end of the process, however it comes. "power": of the machine, too.
 DURABILITIES: Final = ("process", "power")
@@ -44,6 +44,11 @@ class Storage(Protocol):
 
     def write(self, journal: Journal, slots: Slots) -> None:
         """Write what the journal names as the slots have it now, all or nothing. Raises NotStored."""
+
+    def fetch(self, entries: Sequence[Held]) -> list[bytes]:
+        """Salt and value of each of these entries, which are stored and of which memory lacks the values, in a few
+        queries for all of them. Raises DiskFailed where one cannot be had, or is not what was written: then nothing
+        that is stored counts any more, and the node must stop."""
 
     def synced(self) -> Awaitable[None] | None:
         """When all that was written is as durable as was asked for; None where it is now. Awaiting it raises OSError

@@ -7,7 +7,7 @@ once, and again only where some of them go before others. It must not know files
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from zlib import crc32
 
@@ -15,11 +15,13 @@ import msgspec
 
 from quorumcache.core.certificate import Batch
 from quorumcache.core.journal import Journal
-from quorumcache.core.model import Certificate, digest_of, header_slot, parse_header
+from quorumcache.core.model import Certificate, digest_of, header_slot, header_value_hash, parse_header, value_hash_of
 from quorumcache.core.slots import Held, Promise, Slots
 from quorumcache.storage.interface import Identity
 
 FORMAT: Final = 1
+#: How many values one query reads: one of these, so that the queries are few, and prepared once.
+_VALUES_COUNTS: Final = (1, 8, 64, 512)
 _SUM_MASK: Final = (1 << 63) - 1
 _TABLES: Final = (
     "CREATE TABLE about (id INTEGER PRIMARY KEY, format INTEGER, identity BLOB, crc INTEGER)",
@@ -165,6 +167,7 @@ class Change:
             held.row = row = self._row() if before is None else before.row
             self._fresh.append(held)
             header, salted, path, position = held.header, held.salted, held.path, held.position
+            assert salted, "what is not written yet is in memory"
             crc = _entry_crc(row, batch_row, position, header, salted, path)
             self._entries.append((row, header, salted, batch_row, position, path, crc))
         return count, total
@@ -299,6 +302,23 @@ def read_entries(database: sqlite3.Connection, batches: Mapping[int, Batch]) -> 
         if batch is None or crc != _entry_crc(row, batch_row, position, header, salted, path):
             raise Damaged(f"entry {row} is not what was written")
         yield header_slot(header), Held(digest_of(header), header, salted, batch, position, path, row)
+
+
+def read_values(database: sqlite3.Connection, entries: Sequence[Held]) -> list[bytes]:
+    """Salt and value of each of these entries, in its order. Raises Damaged."""
+    found: dict[int, bytes] = {}
+    for at in range(0, len(entries), _VALUES_COUNTS[-1]):
+        part = [held.row for held in entries[at : at + _VALUES_COUNTS[-1]]]
+        count = next(count for count in _VALUES_COUNTS if count >= len(part))
+        part += [0] * (count - len(part))  # Which is no row.
+        found.update(database.execute(f"SELECT id, salted FROM entries WHERE id IN (?{',?' * (count - 1)})", part))
+    values = []
+    for held in entries:
+        salted = found.get(held.row)
+        if type(salted) is not bytes or value_hash_of(salted) != header_value_hash(held.header):
+            raise Damaged(f"the value of entry {held.row} is not what was written")
+        values.append(salted)
+    return values
 
 
 def read_prepares(database: sqlite3.Connection) -> Iterator[tuple[int, Prepare]]:

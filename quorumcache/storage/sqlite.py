@@ -14,7 +14,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ import msgspec
 
 from quorumcache.core.journal import Journal
 from quorumcache.core.model import Malformed
-from quorumcache.core.slots import Promise, Slots
+from quorumcache.core.slots import Held, Promise, Slots
 from quorumcache.errors import DiskFailed, Misuse
 from quorumcache.storage import rows
 from quorumcache.storage.directory import BROKEN, RUNNING, STOPPED, Directory, sync
@@ -83,9 +83,11 @@ class SqliteStorage:
         self._prepares: dict[int, rows.Prepare] = {}
         self._next_row = 1
         self._failed = False
+        self._damaged = False
         #: What became of earlier state at the start: "", or why it does not count.
         self.set_aside = ""
         self.transactions_count = 0
+        self.fetched_count = 0
         self.loaded_s = 0.0
 
     # --- opening ---
@@ -200,6 +202,8 @@ class SqliteStorage:
         for slot, held in sorted(entries, key=lambda entry: entry[0]) if slots.types else entries:
             if slot in slots.current:
                 raise Damaged("a slot occurs twice")
+            if slots.values is not None and slots.memory.bytes_used > slots.memory.bytes_max:
+                held.salted = b""  # Read, and checked, but not to stay.
             slots.put_back(slot, held)
             if slot not in slots.current:
                 raise Damaged("a field without its key")
@@ -259,6 +263,21 @@ class SqliteStorage:
         if self.transactions_count % 64 == 0:
             self._keep_log_short(database)
 
+    def fetch(self, entries: Sequence[Held]) -> list[bytes]:
+        """See `Storage.fetch`."""
+        database, directory = self._database, self._directory
+        assert database is not None
+        assert directory is not None
+        try:
+            values = rows.read_values(database, entries)
+        except (Damaged, sqlite3.Error) as fault:
+            self._damaged = True
+            with contextlib.suppress(OSError):
+                directory.mark(BROKEN, self.durability)  # Now: who knows how the node ends.
+            raise DiskFailed(f"{directory.database} cannot be read: {fault}") from fault
+        self.fetched_count += len(values)
+        return values
+
     def synced(self) -> Awaitable[None] | None:
         """See `Storage.synced`."""
         return None if self._syncer is None else self._syncer.wait()
@@ -291,6 +310,7 @@ class SqliteStorage:
             "durability": self.durability,
             "storage_takes_writes": not self._failed,
             "storage_set_aside": self.set_aside,
+            "storage_values_read": self.fetched_count,
             **sizes,
         }
 
@@ -319,7 +339,7 @@ class SqliteStorage:
         directory, database = self._directory, self._database
         if directory is None or database is None:
             return
-        failed = self._syncer is not None and self._syncer.failure is not None
+        failed = self._damaged or (self._syncer is not None and self._syncer.failure is not None)
         self._stop_threads()
         try:
             if failed:

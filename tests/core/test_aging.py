@@ -6,7 +6,7 @@ from quorumcache.core import messages as m
 from quorumcache.core.memory import batch_cost
 from quorumcache.core.model import DELETE
 from quorumcache.core.node import NodeLimits
-from quorumcache.core.slots import Slots, _entry_cost
+from quorumcache.core.slots import Slots
 from tests.cluster import START_US, configuration_of, slot
 from tests.making import SECOND_US, Alone
 
@@ -95,7 +95,7 @@ def cost(slots: Slots) -> int:
     """What is held costs: every entry, and once for each batch that entries share."""
     held = list(slots.current.values())
     shared = {id(h.batch): batch_cost(h.batch) for h in held}
-    return sum(map(_entry_cost, held)) + sum(shared.values())
+    return sum(map(slots.cost_of, held)) + sum(shared.values())
 
 
 def filled(count: int, *, shards: int = 1, fresh: bool = False) -> Alone:

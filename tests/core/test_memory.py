@@ -11,7 +11,7 @@ from quorumcache.core.config import NamespaceInfo
 from quorumcache.core.memory import PROMISE_BYTES_MAX, batch_cost
 from quorumcache.core.model import slot_of
 from quorumcache.core.node import NodeLimits
-from quorumcache.core.slots import Held, Slots, _entry_cost
+from quorumcache.core.slots import Held, Slots
 from tests import craft
 from tests.cluster import START_US, configuration_of
 from tests.making import Alone, Draft
@@ -117,7 +117,7 @@ def test_who_shares_a_batch_pays_for_it() -> None:
     for i, each in enumerate(crafted):
         slots.store(slot_of(names[i % 3].encode(), b"k%d" % i), held_of(each, batch, i), START_US)
     shared = batch_cost(batch)
-    own = sum(_entry_cost(held) for _, held in slots)
+    own = sum(slots.cost_of(held) for _, held in slots)
     assert slots.memory.bytes_used == own + shared
     assert sum(used(slots).values()) == own + 3 * shared
     for i in range(3, 60):

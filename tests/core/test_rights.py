@@ -403,7 +403,7 @@ def test_use_is_what_is_there_after_anything() -> None:
             used = node.slots.allowances._used[key]
             own = [(slot, held) for slot, held in node.slots if header_writer(held.header) == key]
             assert used.held == [
-                sum(entry_size(held.header, held.salted) for _, held in own),
+                sum(entry_size(held.header) for _, held in own),
                 sum(is_of_key(slot) for slot, _ in own),
                 sum(not is_of_key(slot) for slot, _ in own),
             ]
