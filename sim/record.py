@@ -41,6 +41,10 @@ KINDS: Final = (
     "ShardListReply",
     "Changes",
     "ChangesReply",
+    "Evidence",
+    "EvidenceReply",
+    "Witness",
+    "WitnessReply",
 )
 KIND_OF: Final[dict[type, int]] = {getattr(m, name): number for number, name in enumerate(KINDS)}
 MESSAGE_COLUMNS: Final = ("sent_us", "arrived_us", "source", "target", "kind", "id")

@@ -104,6 +104,8 @@ class Speech:
             st.builds(m.ShardSums, IDS, configurations, st.integers(0, 1 << 15), st.integers(1, 1024)),
             st.builds(m.ShardList, IDS, configurations, st.integers(0, 1 << 15), slots),
             st.builds(m.Outline, IDS, configurations, slots),
+            st.builds(m.Evidence, IDS, configurations, st.integers(0, 3)),
+            st.builds(m.Witness, IDS, configurations, slots, hashes),
             st.builds(m.Fields, IDS, configurations, slots, st.binary(min_size=1, max_size=4), slots, bytes_),
             st.builds(
                 m.Scan,

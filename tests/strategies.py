@@ -3,6 +3,14 @@
 from hypothesis import strategies as st
 
 from quorumcache.core import messages as m
+from quorumcache.core.evidence import (
+    DoubleGrant,
+    Equivocation,
+    GrantedHeader,
+    Retraction,
+    SignedHeader,
+    Witnessed,
+)
 from quorumcache.core.model import DELETE, Certificate, Entry, Grant, encode_header, slot_of, stamp_of
 
 hashes = st.binary(min_size=32, max_size=32)
@@ -53,6 +61,17 @@ bundles = st.builds(m.Bundle, certificates, small, st.lists(items, min_size=1, m
 
 places = st.builds(m.Position, st.integers(0, (1 << 16) - 1), small)
 
+numbers = st.integers(-(1 << 63), (1 << 63) - 1)
+some = st.binary(max_size=64)
+signed_headers = st.builds(SignedHeader, headers, some, numbers, numbers, paths, some)
+granted_headers = st.builds(GrantedHeader, headers, some, numbers, numbers, paths, small, some)
+witnesseds = st.builds(Witnessed, some, some, times, times, slots, headers, some)
+proofs = st.one_of(
+    st.builds(Equivocation, some, signed_headers, signed_headers),
+    st.builds(DoubleGrant, some, some, granted_headers, granted_headers),
+    st.builds(Retraction, some, some, witnesseds, witnesseds),
+)
+
 requests = st.one_of(
     st.builds(m.Prepare, ids, hashes, group_ids, hashes, signatures, st.lists(headers, min_size=1, max_size=3)),
     st.builds(m.Commit, ids, hashes, st.lists(bundles, min_size=1, max_size=2)),
@@ -65,6 +84,8 @@ requests = st.one_of(
     st.builds(m.Outline, ids, hashes, slots),
     st.builds(m.Fields, ids, hashes, slots, st.binary(min_size=1, max_size=4), slots, small),
     st.builds(m.Scan, ids, hashes, group_ids, st.binary(min_size=1, max_size=64), small, places, st.integers(1, 1024)),
+    st.builds(m.Evidence, ids, hashes, st.integers(0, 1 << 20)),
+    st.builds(m.Witness, ids, hashes, slots, hashes),
     st.builds(m.Changes, ids, hashes, st.binary(min_size=1, max_size=64), small, st.booleans(), times, times),
 )
 replies = st.one_of(
@@ -79,6 +100,8 @@ replies = st.one_of(
     st.builds(m.FieldsReply, ids, times, st.binary(max_size=48), small, st.lists(entries, max_size=2), st.booleans()),
     st.builds(m.Reject, ids, times, st.integers(0, 9), st.text(max_size=400)),
     st.builds(m.Pong, ids, times),
+    st.builds(m.EvidenceReply, ids, times, st.lists(proofs, max_size=3), st.integers(0, 1 << 20)),
+    st.builds(m.WitnessReply, ids, times, st.binary(min_size=16, max_size=16), times, headers, signatures),
     st.builds(
         m.ChangesReply,
         ids,

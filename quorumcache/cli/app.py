@@ -33,6 +33,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "watch": (_USE, "quorumcache.cli.watch", "watch"),
     "status": (_USE, "quorumcache.cli.status", "status"),
     "verify": (_USE, "quorumcache.cli.verify", "verify"),
+    "audit": (_USE, "quorumcache.cli.audit", "audit"),
+    "evidence": (_USE, "quorumcache.cli.evidence", "evidence"),
     "http": (_USE, "quorumcache.cli.http", "http"),
     "init": (_RUN, "quorumcache.cli.init", "init"),
     "keygen": (_RUN, "quorumcache.cli.keygen", "keygen"),

@@ -34,6 +34,7 @@ from quorumcache.errors import (
     InvalidKey,
     PermissionDenied,
 )
+from quorumcache.wire.evidence import make_evidence
 from quorumcache.wire.founding import read_cluster_file
 from quorumcache.wire.keys import SigningKey, read_key_file, verify
 from quorumcache.wire.proof import make_proof
@@ -133,6 +134,11 @@ class Client(Operations, Handles, Lists, Watches, Computing):
     def unreachable(self) -> dict[str, str]:
         """The nodes without a session at the moment: name -> why, in words."""
         return {link.node.name: link.problem for link in self._engine.links.values() if not link.up}
+
+    @property
+    def evidence(self) -> list[bytes]:
+        """Evidence files (for `quorumcache evidence`) against whom this client came upon proof, one for each key."""
+        return [make_evidence(proof, self._signed) for proof in self._engine.core.evidence.values()]
 
     @property
     def writer(self) -> bytes | None:

@@ -94,6 +94,11 @@ class SyncClient(SyncComputing):
         return self._client.unreachable
 
     @property
+    def evidence(self) -> list[bytes]:
+        """See `Client.evidence`."""
+        return self._client.evidence
+
+    @property
     def configuration(self) -> Configuration:
         """See `Client.configuration`."""
         return self._client.configuration

@@ -18,9 +18,18 @@ from quorumcache.core.certificate import Sign, Verifier
 from quorumcache.core.changes import ChangesRound
 from quorumcache.core.clock import ClusterClock
 from quorumcache.core.config import Configuration, Group
+from quorumcache.core.evidence import DoubleGrant, Equivocation, proofs_of
 from quorumcache.core.generations import Generations
 from quorumcache.core.machine import Machine
-from quorumcache.core.model import BATCH_COUNT_MAX, DELETE, METADATA_BYTES_MAX, TIME_US_MAX, VALUE_BYTES_MAX, slot_parts
+from quorumcache.core.model import (
+    BATCH_COUNT_MAX,
+    DELETE,
+    METADATA_BYTES_MAX,
+    TIME_US_MAX,
+    VALUE_BYTES_MAX,
+    Entry,
+    slot_parts,
+)
 from quorumcache.core.outcome import DENIED, UNAVAILABLE, UNKNOWN, Failed, Outcome
 from quorumcache.core.read import ReadBatch
 from quorumcache.core.refusal import FieldWrite, PendingWrite
@@ -35,6 +44,7 @@ from quorumcache.core.write import WriteBatch
 
 _AHEAD_MAX: Final = 4096
 _SUSPICION_MAX: Final = 64.0
+_EVIDENCE_MAX: Final = 1000
 
 Token = Any
 
@@ -87,6 +97,8 @@ class Coordinator:
         self.generations = Generations(self)
         #: The shortest round trip to a quorum of late, in microseconds: how far the nodes are.
         self.round_us = 0
+        #: Proofs of misbehaviour that this client came upon, by the key that each convicts.
+        self.evidence: dict[bytes, Equivocation | DoubleGrant] = {}
         self._suspicion = [0.0] * len(configuration.nodes)
         self._unreachable: set[int] = set()
         self._preferred: dict[bytes, tuple[int, ...]] = {}
@@ -461,6 +473,13 @@ class Coordinator:
         """q nodes answered a prepare after so long; what is longer than others of late says more of nodes than of the
         way to them."""
         self.round_us = min(took_us, self.round_us + self.round_us // 8 + 1000) if self.round_us else took_us
+
+    def notice(self, first: Entry, second: Entry) -> None:
+        """Keep what two verified entries under one stamp prove, one proof for each key convicted."""
+        for proof in proofs_of(first, second, self.configuration.nodes):
+            key = proof.node if isinstance(proof, DoubleGrant) else first.certificate.writer
+            if len(self.evidence) < _EVIDENCE_MAX:
+                self.evidence.setdefault(key, proof)
 
     def suspect(self, node: int, weight: float, lie: bool = False) -> None:
         """Advisory (protocol 8): a node was late, or lied. Changes whom to ask first, never an outcome."""

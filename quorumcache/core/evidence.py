@@ -7,6 +7,7 @@ comes to the same verdict. It must not know how proofs were come by, nodes or fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Annotated, Final, NamedTuple
 
@@ -15,11 +16,13 @@ from msgspec import Meta
 
 from quorumcache.core import merkle
 from quorumcache.core.certificate import Verifier, grant_string, intent_string
-from quorumcache.core.config import Configuration
+from quorumcache.core.config import Configuration, NodeInfo
 from quorumcache.core.model import (
     BATCH_COUNT_MAX,
     HEADER_BYTES_MAX,
     SLOT_BYTES_MAX,
+    Entry,
+    Grant,
     Header,
     Malformed,
     parse_header,
@@ -193,6 +196,22 @@ def proves(proof: Proof, verifier: Verifier) -> Verdict:
     return _check_retraction(proof, configuration, verifier)
 
 
+def proofs_of(first: Entry, second: Entry, nodes: Sequence[NodeInfo]) -> list[Equivocation | DoubleGrant]:
+    """All that two verified entries prove, where their headers contradict each other; nothing where they do not."""
+    one, other = first.certificate, second.certificate
+    if one.configuration != other.configuration or not contradict(
+        parse_header(first.header), parse_header(second.header)
+    ):
+        return []
+    proofs: list[Equivocation | DoubleGrant] = [Equivocation(one.configuration, signed_in(first), signed_in(second))]
+    granted = {grant.node: grant for grant in one.grants if _promises(grant, first.position)}
+    for grant in other.grants:
+        if _promises(grant, second.position) and (before := granted.get(grant.node)) is not None:
+            key = nodes[grant.node].key
+            proofs.append(DoubleGrant(one.configuration, key, _granted(first, before), _granted(second, grant)))
+    return proofs
+
+
 def verify_equivocation(proof: Equivocation, verifier: Verifier) -> bytes:
     """The public key (32 bytes) of the writer whom the proof convicts. Raises Malformed where it convicts nobody."""
     return proves(proof, verifier).key
@@ -257,3 +276,28 @@ def _check_retraction(proof: Retraction, configuration: Configuration, verifier:
     if not how:
         raise Malformed("the second answer does not take back the first")
     return Verdict("node", proof.node, f"took back what it had signed: {how}", first.slot, b"")
+
+
+def _promises(grant: Grant, position: int) -> bool:
+    return bool(grant.bitmap[position >> 3] >> (position & 7) & 1)
+
+
+def signed_in(entry: Entry) -> SignedHeader:
+    """What an entry's writer signed, as a part of a proof."""
+    certificate = entry.certificate
+    return SignedHeader(
+        entry.header, certificate.group, certificate.count, entry.position, entry.path, certificate.signature
+    )
+
+
+def _granted(entry: Entry, grant: Grant) -> GrantedHeader:
+    certificate = entry.certificate
+    return GrantedHeader(
+        entry.header,
+        certificate.group,
+        certificate.count,
+        entry.position,
+        entry.path,
+        grant.bitmap,
+        grant.signature,
+    )

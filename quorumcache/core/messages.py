@@ -12,6 +12,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from quorumcache.core.evidence import Proof
 from quorumcache.core.model import (
     BATCH_COUNT_MAX,
     HEADER_BYTES_MAX,
@@ -41,6 +42,7 @@ GROUP_NODES_MAX: Final = 100
 OUTLINE_BYTES_MAX: Final = 256 << 10
 FIELDS_KNOWN_MAX: Final = 65_536
 SCAN_KEYS_MAX: Final = 1024
+EVIDENCE_PROOFS_MAX: Final = 16
 #: A node stops listing once the keys of a reply have so many bytes: they may exceed it by one key.
 SCAN_BYTES_MAX: Final = 128 << 10
 #: Headers of changes in a reply, and their bytes: they may exceed these by one header.
@@ -375,8 +377,52 @@ class ChangesReply(Reply, tag=51):
     more: bool
 
 
+class Evidence(Request, tag=44):
+    """Whom can you convict? From this one of the node's proofs on."""
+
+    first: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+
+
+class EvidenceReply(Reply, tag=45):
+    """Some of the node's proofs of misbehaviour, as far as the asker may read the slots that they are about; `next` is
+    where to go on, 0 where nothing follows."""
+
+    proofs: Annotated[list[Proof], Meta(max_length=EVIDENCE_PROOFS_MAX)]
+    next: Annotated[int, Meta(ge=0, le=1 << 20)]
+
+
+class Witness(Request, tag=46):
+    """What is current in this slot? Sign the answer, and this challenge with it."""
+
+    slot: SlotBytes
+    challenge: Hash
+
+
+class WitnessReply(Reply, tag=47):
+    """The start that the node speaks for, its shard's floor, the header of its current entry (empty: absent), and the
+    signature over all of it (evidence.py)."""
+
+    incarnation: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    floor_us: TimeUs
+    header: HeaderBytes
+    signature: Signature
+
+
 AnyRequest = (
-    Prepare | Commit | Read | ReadFull | Report | Ping | Outline | Fields | Scan | ShardSums | ShardList | Changes
+    Prepare
+    | Commit
+    | Read
+    | ReadFull
+    | Report
+    | Ping
+    | Outline
+    | Fields
+    | Scan
+    | ShardSums
+    | ShardList
+    | Changes
+    | Evidence
+    | Witness
 )
 AnyReply = (
     PrepareReply
@@ -392,6 +438,8 @@ AnyReply = (
     | ShardSumsReply
     | ShardListReply
     | ChangesReply
+    | EvidenceReply
+    | WitnessReply
 )
 
 
@@ -399,7 +447,7 @@ def slots_read_by(request: Request) -> list[bytes]:
     """The slots whose entries a request asks for; none for one that reads no entries."""
     if isinstance(request, Read | ReadFull):
         return request.slots
-    return [request.slot] if isinstance(request, Outline | Fields) else []
+    return [request.slot] if isinstance(request, Outline | Fields | Witness) else []
 
 
 #: request -> the reply that answers it; `Reject` may answer any.
@@ -416,4 +464,6 @@ TABLE: Final[dict[type[Request], type[Reply]]] = {
     ShardSums: ShardSumsReply,
     ShardList: ShardListReply,
     Changes: ChangesReply,
+    Evidence: EvidenceReply,
+    Witness: WitnessReply,
 }

@@ -101,7 +101,7 @@ class Node:
         self.key = configuration.nodes[index].key
         self.limits = limits or NodeLimits()
         self.verifier = verifier
-        self._sign = sign
+        self.sign = sign
         fresh = started_us is not None
         self.slots = Slots(
             configuration,
@@ -171,6 +171,10 @@ class Node:
                 return entropy.names(self, request, now_us)  # type: ignore[arg-type]
             if kind is m.Scan:
                 return listing.scan(self, request, now_us)  # type: ignore[arg-type]
+            if kind is m.Evidence:
+                return noticing.evidence(self, request, now_us, client)  # type: ignore[arg-type]
+            if kind is m.Witness:
+                return noticing.witness(self, request, now_us)  # type: ignore[arg-type]
             if kind is m.Changes:
                 return feed.changes(self, request, now_us)  # type: ignore[arg-type]
         except Malformed as fault:
@@ -279,7 +283,7 @@ class Node:
         else:
             bitmap = full_bitmap(count)
         message = grant_string(configuration.digest, group.id, root, bitmap)
-        signature = self._sign(message)
+        signature = self.sign(message)
         # Its own grants come back in certificates: no need to verify them then.
         self.verifier.remember(self.key, message, signature)
         return m.PrepareReply(request.id, now_us, bitmap, signature, refusals)

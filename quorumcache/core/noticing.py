@@ -10,16 +10,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from quorumcache.core import merkle
+from quorumcache.core import messages as m
 from quorumcache.core.evidence import (
-    DoubleGrant,
     Equivocation,
-    GrantedHeader,
     Proof,
     SignedHeader,
     Witnessed,
     contradict,
+    may_witness,
+    proofs_of,
+    signed_in,
+    witness_string,
 )
-from quorumcache.core.model import Certificate, Entry, Grant, Header, parse_header
+from quorumcache.core.model import Header, Malformed, parse_header
 from quorumcache.core.slots import Held, Promise
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ def accuse_beside(node: Node, held: Held, wanted: Promise) -> None:
     certificate = held.batch.certificate
     if certificate.configuration == node.configuration.digest and _is_news(node, certificate.writer):
         entry = held.entry(with_value=False)
-        _keep(node, Equivocation(certificate.configuration, _of_entry(entry), _of_promise(wanted)))
+        _keep(node, Equivocation(certificate.configuration, signed_in(entry), _of_promise(wanted)))
 
 
 def stored_over(node: Node, header: Header, held: Held, promises: Iterable[Promise]) -> None:
@@ -67,28 +70,43 @@ def two_certified(node: Node, first: Held, second: Held) -> None:
             _keep(node, proof)
 
 
-def proofs_of(first: Entry, second: Entry, nodes: tuple[object, ...]) -> list[Equivocation | DoubleGrant]:
-    """All that two verified entries prove, where their headers contradict each other; nothing where they do not."""
-    one, other = first.certificate, second.certificate
-    if one.configuration != other.configuration or not contradict(
-        parse_header(first.header), parse_header(second.header)
-    ):
-        return []
-    proofs: list[Equivocation | DoubleGrant] = [Equivocation(one.configuration, _of_entry(first), _of_entry(second))]
-    granted = {grant.node: grant for grant in one.grants if _promises(grant, first.position)}
-    for grant in other.grants:
-        if _promises(grant, second.position) and (before := granted.get(grant.node)) is not None:
-            key: bytes = nodes[grant.node].key  # type: ignore[attr-defined]
-            proofs.append(DoubleGrant(one.configuration, key, _granted(first, before), _granted(second, grant)))
-    return proofs
-
-
 def statement_of(node: Node, slot: bytes, challenge: bytes, now_us: int) -> Witnessed:
     """What this node has to say of a slot now, not signed yet."""
     held = node.slots.current.get(slot)
     floor_us = node.slots.shard(slot).floor_us
     header = b"" if held is None else held.header
     return Witnessed(node.incarnation, challenge, now_us, floor_us, slot, header, b"")
+
+
+def evidence(node: Node, request: m.Evidence, now_us: int, client: bytes | None) -> m.Reply:
+    """A page of what this node can prove, to whoever may read the slots that it is about."""
+    rights = node.configuration.rights_table
+    found: list[Proof] = []
+    at = request.first
+    while at < len(node.evidence) and len(found) < m.EVIDENCE_PROOFS_MAX:
+        proof = node.evidence[at]
+        at += 1
+        if (
+            client is None
+            or node.configuration.node_by_key(client) is not None
+            or rights.may_read(client, parse_header(proof.first.header).slot)
+        ):
+            found.append(proof)
+    return m.EvidenceReply(request.id, now_us, found, at if at < len(node.evidence) else 0)
+
+
+def witness(node: Node, request: m.Witness, now_us: int) -> m.Reply:
+    """What is current in a slot, signed."""
+    configuration = node.configuration
+    if not may_witness(configuration, request.slot):
+        raise Malformed("answers are signed for registers and bases only, where reads go by quorums")
+    if node.index not in configuration.group_of(request.slot).members:
+        raise Malformed("this node does not serve the slot")
+    if not node.incarnation:
+        raise Malformed("this node signs no answers")
+    made = statement_of(node, request.slot, request.challenge, now_us)
+    signature = node.sign(witness_string(configuration.digest, made))
+    return m.WitnessReply(request.id, now_us, made.incarnation, made.floor_us, made.header, signature)
 
 
 def _is_news(node: Node, key: bytes) -> bool:
@@ -101,32 +119,8 @@ def _keep(node: Node, proof: Proof) -> None:
     node.evidence.append(proof)
 
 
-def _promises(grant: Grant, position: int) -> bool:
-    return bool(grant.bitmap[position >> 3] >> (position & 7) & 1)
-
-
 def _of_promise(promise: Promise) -> SignedHeader:
     path = merkle.path_of(promise.leaves, promise.position)
     return SignedHeader(
         promise.header.raw, promise.group, len(promise.leaves) // 32, promise.position, path, promise.intent
-    )
-
-
-def _of_entry(entry: Entry) -> SignedHeader:
-    certificate: Certificate = entry.certificate
-    return SignedHeader(
-        entry.header, certificate.group, certificate.count, entry.position, entry.path, certificate.signature
-    )
-
-
-def _granted(entry: Entry, grant: Grant) -> GrantedHeader:
-    certificate = entry.certificate
-    return GrantedHeader(
-        entry.header,
-        certificate.group,
-        certificate.count,
-        entry.position,
-        entry.path,
-        grant.bitmap,
-        grant.signature,
     )

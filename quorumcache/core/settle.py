@@ -146,6 +146,10 @@ class Settle(Machine):
                 return
             self._context.note_ahead(header.slot, header.time_us, now_us)
         answers = self._answers[position]
+        if entry is not None:
+            for other in answers.values():
+                if other.entry is not None and other.stamp == entry.stamp and other.entry.header != entry.header:
+                    self._context.notice(other.entry, entry)
         answers[node] = Answer(entry, answer.floor_us)
         if len(answers) >= self._context.configuration.q:
             if not self._quorum_us:

@@ -17,6 +17,7 @@ from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
 from quorumcache.core.entropy import AntiEntropy
+from quorumcache.core.evidence import INCARNATION_BYTES
 from quorumcache.core.journal import Journal
 from quorumcache.core.node import Node, NodeLimits
 from quorumcache.core.repair import Recovery
@@ -95,6 +96,7 @@ class RunningNode:
             self.verifier,
             started_us=started_us,
             limits=self._limits,
+            incarnation=os.urandom(INCARNATION_BYTES),
         )
         if self.storage.keeps:
             node.leave_values_to_storage()

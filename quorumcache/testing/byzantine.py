@@ -18,6 +18,7 @@ from quorumcache.core import merkle
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import grant_string
 from quorumcache.core.config import Configuration
+from quorumcache.core.evidence import Witnessed, witness_string
 from quorumcache.core.model import ABSENT, Entry, digest_of, slot_of, value_hash_of
 from quorumcache.core.node import Node
 from quorumcache.core.quorum import full_bitmap
@@ -57,6 +58,12 @@ class Behaviour:
     def twist(self, node: Node, request: m.Request, reply: m.Reply) -> m.Reply | None:
         """The reply that is sent in place of the honest one: the same object where there is nothing to lie about."""
         return reply
+
+    def witness(self, node: Node, request: m.Witness, reply: m.WitnessReply, header: bytes, floor_us: int) -> m.Reply:
+        """A signed answer that says something else."""
+        made = Witnessed(reply.incarnation, request.challenge, reply.clock_us, floor_us, request.slot, header, b"")
+        signature = self._sign(witness_string(node.configuration.digest, made))
+        return replace(reply, floor_us=floor_us, header=header, signature=signature)
 
     async def frame(self, frame: bytes) -> bytes | None:
         """The bytes that are sent in place of an outgoing frame; None loses it."""
@@ -112,6 +119,10 @@ class Stale(Behaviour):
             old = {i: held for i, held in old.items() if held is not current.get(request.slots[i])}
             if old:
                 return _with_read(request, reply, {i: (h.header, h.salted) for i, h in old.items()})
+        elif isinstance(request, m.Witness) and isinstance(reply, m.WitnessReply):
+            old_one = self._frozen.get(request.slot)
+            if old_one is not None and old_one is not current.get(request.slot):
+                return self.witness(node, request, reply, old_one.header, reply.floor_us)
         elif isinstance(request, m.ReadFull) and isinstance(reply, m.ReadFullReply):
             answers = [
                 m.FullAnswer(held.entry(), answer.floor_us)
@@ -282,6 +293,8 @@ class LyingFloor(Behaviour):
             return replace(reply, digests=bytes(len(reply.digests)), values=[b""] * len(reply.values))
         if isinstance(reply, m.ReadFullReply):
             return replace(reply, answers=[m.FullAnswer(None, 0) for _ in reply.answers])
+        if isinstance(request, m.Witness) and isinstance(reply, m.WitnessReply):
+            return self.witness(node, request, reply, b"", 0)
         return reply
 
 

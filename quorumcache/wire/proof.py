@@ -55,13 +55,27 @@ class ProvenWrite:
 
 def make_proof(entry: Entry, signed: SignedConfiguration) -> bytes:
     """The proof of `entry`, certified under the configuration `signed`. Raises InvalidProof where it proves nothing."""
-    configuration = signed.configuration
-    message = signed.signed_message
-    good = {admin: s for admin, s in signed.signatures if admin in configuration.admins and verify(admin, message, s)}
-    # Signatures that count for nothing are left out: every byte of a proof has to matter.
-    proof = encode_whole(_Proof(FORMAT, to_toml(SignedConfiguration(configuration, tuple(good.items()))), entry))
+    proof = encode_whole(_Proof(FORMAT, text_of(signed), entry))
     check_proof(proof)
     return proof
+
+
+def text_of(signed: SignedConfiguration) -> str:
+    """The text of a configuration as proofs carry it. Signatures that count for nothing are left out: every byte of a
+    proof has to matter."""
+    configuration, message = signed.configuration, signed.signed_message
+    good = {admin: s for admin, s in signed.signatures if admin in configuration.admins and verify(admin, message, s)}
+    return to_toml(SignedConfiguration(configuration, tuple(good.items())))
+
+
+def require_trusted(signed: SignedConfiguration, trusted_admins: Collection[bytes] | None) -> None:
+    """Raise InvalidProof where administrators are named and too few of them signed the configuration."""
+    admins = {admin for admin, _ in signed.signatures}
+    if trusted_admins is not None and len(admins & set(trusted_admins)) < signed.configuration.admins_needed:
+        raise InvalidProof(
+            "the configuration in the proof is not signed by the administrators you trust: "
+            "it is of another cluster, or made up"
+        )
 
 
 def check_proof(data: bytes, *, trusted_admins: Collection[bytes] | None = None) -> ProvenWrite:
@@ -76,14 +90,10 @@ def check_proof(data: bytes, *, trusted_admins: Collection[bytes] | None = None)
         raise InvalidProof(f"the proof cannot be read: {fault}") from None
     if proof.format != FORMAT:
         raise InvalidProof(f"the file is not in the format {FORMAT!r}, but in {proof.format!r}")
-    signed = _configuration_of(proof.configuration)
+    signed = configuration_in(proof.configuration)
     configuration = signed.configuration
     admins = tuple(admin for admin, _ in signed.signatures)
-    if trusted_admins is not None and len(set(admins) & set(trusted_admins)) < configuration.admins_needed:
-        raise InvalidProof(
-            "the configuration in the proof is not signed by the administrators you trust: "
-            "it is of another cluster, or made up"
-        )
+    require_trusted(signed, trusted_admins)
     entry = proof.entry
     if entry.certificate.configuration != configuration.digest:
         raise InvalidProof("the certificate names another configuration than the one in the proof")
@@ -115,7 +125,8 @@ def check_proof(data: bytes, *, trusted_admins: Collection[bytes] | None = None)
     )
 
 
-def _configuration_of(text: str) -> SignedConfiguration:
+def configuration_in(text: str) -> SignedConfiguration:
+    """The configuration that a proof carries, once its signatures and its form were checked. Raises InvalidProof."""
     try:
         signed = parse_toml(text)
         signed.verify(verify)

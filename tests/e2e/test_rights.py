@@ -81,6 +81,7 @@ async def test_a_node_gives_nothing_to_whoever_asks_by_hand(cluster: LocalCluste
         m.Read(2, digest, [slot_of(b"default", b"k"), slot], 0, 0),
         m.ReadFull(3, digest, [slot]),
         m.Outline(4, digest, slot),
+        m.Witness(40, digest, slot, bytes(32)),
         m.Fields(5, digest, slot, b"\0", b"", b""),
         *(
             m.Scan(500 + i, digest, configuration.shard_groups[0].id, b"closed", prefix, m.Position(0), 9)
@@ -105,7 +106,7 @@ async def test_a_node_gives_nothing_to_whoever_asks_by_hand(cluster: LocalCluste
     node = cluster.node(0)
     assert sum(node.node.denied_counts.values()) == len(requests)
     told = node.status()["denied"]
-    assert told[f"{who or 'a client without a key'}: read"] == 13
+    assert told[f"{who or 'a client without a key'}: read"] == 14
 
 
 async def test_a_session_has_the_rights_of_the_key_that_it_proved_and_no_others(cluster: LocalCluster) -> None:

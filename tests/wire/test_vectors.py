@@ -124,6 +124,10 @@ def every_message() -> list[m.Request | m.Reply]:
         m.Pong(0, clock_us),
         m.Scan(6, digest, draft.group, b"test", b"f", m.Position(7, b"fifth"), 1000),
         m.ScanReply(6, clock_us, [b"first"], digest_of(draft.headers[0]), m.Position(8)),
+        m.Evidence(8, digest, 3),
+        m.EvidenceReply(8, clock_us, [equivocation()], 4),
+        m.Witness(9, digest, slots[0], digest),
+        m.WitnessReply(9, clock_us, digest[:16], START_US, draft.headers[0], bytes(64)),
         m.Changes(7, digest, b"test", b"f", False, START_US, 12),
         m.ChangesReply(7, clock_us, START_US, 14, draft.headers[:2], False, True),
     ]
