@@ -6,6 +6,8 @@ whoever knew it before the node started anew. It must not know who asks, or what
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from quorumcache.core import messages as m
@@ -14,50 +16,46 @@ from quorumcache.core.model import Malformed, slot_of
 if TYPE_CHECKING:
     from quorumcache.core.node import Node
 
-#: A power of two: how many headers are kept.
+#: How many headers are kept, and their bytes.
 KEPT_MAX: Final = 1 << 14
 KEPT_BYTES_MAX: Final = 8 << 20
 #: Headers that one request looks at, whether it wants them or not.
 LOOKS_MAX: Final = 8192
-_MASK: Final = KEPT_MAX - 1
 #: Where the slot begins in a header.
 _SLOT_AT: Final = 95
 
 
 class Feed:
-    """The latest changes of one node, numbered from 0. `head` is the number of the next, `tail` of the oldest kept."""
+    """The latest changes of one node, numbered from 0. `head` is the number of the next."""
 
-    __slots__ = ("_bytes", "_ring", "head", "id", "tail")
+    __slots__ = ("_bytes", "_kept", "head", "id")
 
     def __init__(self) -> None:
-        self._ring: list[bytes] = []
+        self._kept: deque[bytes] = deque()
         self._bytes = 0
         self.head = 0
-        self.tail = 0
         #: Which life of the node the numbers are of: the time of the first question. 0 until then.
         self.id = 0
 
+    @property
+    def tail(self) -> int:
+        """The number of the oldest that is kept."""
+        return self.head - len(self._kept)
+
     def note(self, header: bytes) -> None:
         """An entry with this header was stored."""
-        ring = self._ring
+        kept = self._kept
+        kept.append(header)
         self._bytes += len(header)
-        if self.head < KEPT_MAX:
-            ring.append(header)
-        else:
-            place = self.head & _MASK
-            self._bytes -= len(ring[place])
-            ring[place] = header
-            if self.head - self.tail == KEPT_MAX:
-                self.tail += 1
         self.head += 1
-        while self._bytes > KEPT_BYTES_MAX:
-            self._bytes -= len(ring[self.tail & _MASK])
-            ring[self.tail & _MASK] = b""
-            self.tail += 1
+        if len(kept) > KEPT_MAX or self._bytes > KEPT_BYTES_MAX:
+            while len(kept) > KEPT_MAX or self._bytes > KEPT_BYTES_MAX:
+                self._bytes -= len(kept.popleft())
 
     def since(self, after: int) -> list[bytes]:
-        """The headers from number `after` on: as many as one request looks at. `after` is within the ring."""
-        return [self._ring[number & _MASK] for number in range(after, min(self.head, after + LOOKS_MAX))]
+        """The headers from number `after` on: as many as one request looks at. `after` is not below `tail`."""
+        first = after - self.tail
+        return list(islice(self._kept, first, first + LOOKS_MAX))
 
 
 def changes(node: Node, request: m.Changes, now_us: int) -> m.ChangesReply:

@@ -120,6 +120,14 @@ class Memory:
         pool.bytes_used += change
         self.bytes_used += change
 
+    def written_again(self, key: bytes, change: int) -> None:
+        """What the key has was replaced, and costs so many bytes more, or less: mostly none. It counts as used."""
+        place = self.places[key]
+        if place.uses < USES_MAX:
+            place.uses += 1
+        if change:
+            self.charge(key, change)
+
     def forget(self, key: bytes, *, evicted: bool = False) -> None:
         """Nothing hangs on the key any more. `evicted`: for want of memory."""
         pool = self.pool_of(key)

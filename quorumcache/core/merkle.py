@@ -14,6 +14,8 @@ _NODE = b"\x01"
 _ROOT = b"\x03"
 
 
+# A node asks for the root of the same leaves twice, at prepare and at commit. At most 64 of 32 KiB are kept.
+@lru_cache(maxsize=64)
 def root_of(leaves: bytes) -> bytes:
     """The root (32 bytes) over `leaves`, the 32-byte digests joined in order; at least one."""
     count = len(leaves) >> 5

@@ -295,7 +295,10 @@ class Node:
         if namespace is None:
             return "the configuration has no such namespace"
         writer, role = header.writer, DELETE_ROLE if header.kind == DELETE else WRITE
-        _, name, field = slot_parts(header.slot)
+        slot = header.slot
+        name_at = 3 + slot[0]
+        name_end = name_at + (slot[name_at - 2] << 8 | slot[name_at - 1])
+        name, field = slot[name_at:name_end], len(slot) > name_end + 2
         if not self._rights.may(writer, role, header.namespace, name):
             return self._rights.missing(writer, role, header.namespace, name)
         if namespace.value_bytes_max and header.size > namespace.value_bytes_max:
@@ -307,8 +310,7 @@ class Node:
         allowances = self.slots.allowances
         if allowances is not None and (fault := allowances.fault(header, now_us)):
             return fault
-        kind = self.slots.type_of(header.slot)
-        if kind is not None:
+        if self.slots.types and (kind := self.slots.type_of(slot)) is not None:
             return fields.fault_of(kind, header)
         if header.metadata or field:
             return "a register has neither fields nor metadata"
@@ -329,7 +331,7 @@ class Node:
         if slots.frozen:
             return False
         cost, place = _cost(header), header.slot
-        if slots.type_of(place) is not None:
+        if slots.types and slots.type_of(place) is not None:
             cost -= slots.freed_by(place, header.raw)
             place = base_slot_of(place)
         if slots.values is not None:
@@ -437,7 +439,17 @@ class Node:
         open_ = self.slots.open
         for item in bundle.items:
             position, raw = item.position, item.header
-            digest = digest_of(raw)
+            header = None
+            for promise in open_.get(raw[95:-2], ()):
+                # Parsed, hashed and checked when it was prepared, under the configuration of then, which is the one of
+                # now.
+                if (
+                    promise.header.raw == raw
+                    and promise.header.writer == certificate.writer
+                    and promise.group == certificate.group
+                ):
+                    header = promise.header
+            digest = digest_of(raw) if header is None else header.digest
             if leaves:
                 if item.path:
                     raise Malformed(_LEAVES_FORM)
@@ -448,16 +460,6 @@ class Node:
             if counts and counts[position] < configuration.q:
                 raise Malformed("too few grants promise this header")
             check_value(raw, item.salted)
-            header = None
-            slot_end = len(raw) - 2
-            for promise in open_.get(raw[95:slot_end], ()):
-                # Parsed and checked when it was prepared, under the configuration of then, which is the one of now.
-                if (
-                    promise.header.digest == digest
-                    and promise.header.writer == certificate.writer
-                    and promise.group == certificate.group
-                ):
-                    header = promise.header
             if header is None:
                 header = self.verifier.check_header(raw, certificate, configuration, group)
                 if configuration is not self.configuration and (

@@ -18,13 +18,13 @@ from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
 from quorumcache.core.feed import Feed
 from quorumcache.core.keys import Key
-from quorumcache.core.memory import Memory, Pool, entry_cost
+from quorumcache.core.memory import ENTRY_OVERHEAD_BYTES, REAP_OVERHEAD_BYTES, Memory, Pool
 from quorumcache.core.model import (
     ABSENT,
+    DELETE,
     Entry,
     Header,
     header_expires_at,
-    header_is_delete,
     header_salted_bytes,
     header_slot,
 )
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 #: What a key with fields costs beside the entries of its base and fields.
 KEY_OVERHEAD_BYTES: Final = 700
 _REAP_SLACK: Final = 1024
+_NEVER: Final = bytes(8)
 #: How many keys that may not go are looked at in search of one that may, and how long after that nobody looks again.
 _EVICT_LOOKS_MAX: Final = 64
 _EVICT_PAUSE_US: Final = 10_000
@@ -240,6 +241,12 @@ class Slots:
             return
         if self.journal is not None:
             self.journal.promises.setdefault(slot, tuple(here))
+        if not rank and len(here) == 1:
+            # By far the most frequent: the promise of what has just been stored.
+            if here[0].header.stamp <= stamp:
+                self._forget_promise(here[0])
+                del self.open[slot]
+            return
         key = self.keys.get(base_slot_of(slot)) if rank else None
         kept = []
         for promise in here:
@@ -294,14 +301,16 @@ class Slots:
         promise.leaves = self.memory.promised(promise.header.raw, promise.leaves)
         if self.allowances is not None:
             self.allowances.promised(promise.header, 1)
-        self._count_in_key(promise.header, 1)
+        if self.types:
+            self._count_in_key(promise.header, 1)
 
     def _forget_promise(self, promise: Promise) -> None:
         del self.promises[promise]
         self.memory.unpromised(promise.header.raw, promise.leaves)
         if self.allowances is not None:
             self.allowances.promised(promise.header, -1)
-        self._count_in_key(promise.header, -1)
+        if self.types:
+            self._count_in_key(promise.header, -1)
 
     def _count_in_key(self, header: Header, count: int) -> None:
         if self.type_of(header.slot) is None or is_base_slot(header.slot):
@@ -332,6 +341,36 @@ class Slots:
         """Make `held` current. False where the node is full and nothing in it is old enough to go."""
         if self.frozen:
             return False
+        if self.values is not None or (self.types and self.type_of(slot) is not None):
+            return self._store_any(slot, held, now_us)
+        # What follows is `_store_any` for a plain key, in fewer steps: each entry of each write comes through here.
+        memory = self.memory
+        before = self.current.get(slot)
+        cost = self.cost_of(held) - (0 if before is None else self.cost_of(before))
+        memory.hold(held.batch, slot)  # Before making room, which might let go of the last entry that shares it.
+        if not memory.fits(slot, cost) and not self.make_room(slot, cost, now_us):
+            memory.release(held.batch, slot)
+            return False
+        if self.journal is not None:
+            self.journal.entries.setdefault(slot, before)
+        shard = self.shard(slot)
+        shard.sum = b""
+        if before is None:
+            memory.charge(slot, cost)
+            shard.slots[slot] = None
+        else:
+            memory.written_again(slot, cost)
+            self._release(before, slot)
+        self.current[slot] = held
+        if self.allowances is not None:
+            self.allowances.entered(slot, held.header, 1)
+        if _is_mortal(held.header):
+            self._schedule_reap(slot, held.stamp, max(header_expires_at(held.header), held.time_us) + self.age_us)
+        self.feed.note(held.header)
+        return True
+
+    def _store_any(self, slot: bytes, held: Held, now_us: int) -> bool:
+        """As `store`, of any key, with or without values on disk."""
         before = self.current.get(slot)
         cost = self.cost_of(held) - (0 if before is None else self.cost_of(before))
         keyed = self.type_of(slot) is not None
@@ -373,10 +412,8 @@ class Slots:
 
     def _place(self, slot: bytes, held: Held) -> None:
         self._enter(slot, held)
-        header = held.header
-        expires_at = header_expires_at(header)
-        if (expires_at or header_is_delete(header)) and (self.type_of(slot) is None or is_base_slot(slot)):
-            self._schedule_reap(slot, held.stamp, max(expires_at, held.time_us) + self.age_us)
+        if _is_mortal(held.header) and (self.type_of(slot) is None or is_base_slot(slot)):
+            self._schedule_reap(slot, held.stamp, max(header_expires_at(held.header), held.time_us) + self.age_us)
 
     def _place_in_key(self, slot: bytes, base_slot: bytes, held: Held) -> None:
         """Make `held` its key's base, or one of its fields; what a new generation takes away leaves `current`."""
@@ -597,8 +634,15 @@ class Slots:
         return iter(self.current.items())
 
     def cost_of(self, held: Held) -> int:
-        """What the entry costs by itself, its value as long as that is in memory."""
-        header = held.header
-        is_mortal = header_is_delete(header) or header_expires_at(header) > 0
-        cost = entry_cost(len(header), len(held.salted), is_mortal=is_mortal)
-        return cost + HOT_OVERHEAD_BYTES if held.salted and self.values is not None else cost
+        """What the entry costs by itself, its value as long as that is in memory: `memory.entry_cost`, without a call,
+        for each entry that is stored needs it twice."""
+        header, salted = held.header, held.salted
+        cost = ENTRY_OVERHEAD_BYTES + 2 * len(header) + len(salted)
+        if header[2] == DELETE or header[87:95] != _NEVER:
+            cost += REAP_OVERHEAD_BYTES
+        return cost + HOT_OVERHEAD_BYTES if salted and self.values is not None else cost
+
+
+def _is_mortal(header: bytes) -> bool:
+    """Whether an entry with this header has to go at a time: a tombstone, or one that expires."""
+    return header[2] == DELETE or header[87:95] != _NEVER

@@ -198,7 +198,6 @@ def test_two_nodes_that_start_anew_far_apart_make_none() -> None:
 
 def test_more_than_a_node_keeps_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "KEPT_MAX", 16)
-    monkeypatch.setattr(feeds, "_MASK", 15)
     cluster = Cluster()
     writer = cluster.client()
     watcher = Watcher(cluster)
