@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "audit": (_USE, "quorumcache.cli.audit", "audit"),
     "evidence": (_USE, "quorumcache.cli.evidence", "evidence"),
     "http": (_USE, "quorumcache.cli.http", "http"),
+    "gateway": (_USE, "quorumcache.cli.gateway", "gateway"),
     "init": (_RUN, "quorumcache.cli.init", "init"),
     "keygen": (_RUN, "quorumcache.cli.keygen", "keygen"),
     "node": (_RUN, "quorumcache.cli.node", "node"),

@@ -172,6 +172,7 @@ def test_without_a_cluster_the_message_says_how_to_get_one() -> None:
         ["keys"],
         ["status"],
         ["http"],
+        ["gateway"],
         ["node", "--name", "n0"],
     ):
         code, output = run(*command)
@@ -198,6 +199,10 @@ def test_without_a_cluster_the_message_says_how_to_get_one() -> None:
         (["http", "--host", "0.0.0.0"], "--allow-remote"),
         (["http", "--host", "example.org"], "--allow-remote"),
         (["http", "--port", "70000"], "65535"),
+        (["gateway", "--host", "0.0.0.0"], "a password and TLS"),
+        (["gateway", "--database", "0"], "is not like 0=default,maps,sets"),
+        (["gateway", "--tls-cert", "c.pem"], "both --tls-cert and --tls-key"),
+        (["gateway", "--password-file", "no-such-file"], "cannot be read"),
     ],
 )
 def test_misuse_is_told_before_anything_is_sent(founded: Path, command: list[str], said: str) -> None:

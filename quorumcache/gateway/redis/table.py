@@ -1,0 +1,103 @@
+"""The command table: what each command is called, takes, and does. COMMAND, the checks and the order of pipelines all
+go by it. It must not know what the commands do.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from quorumcache.client.mixed import ReadSlot, WriteSlot
+from quorumcache.core.outcome import Outcome
+from quorumcache.gateway.redis.faults import Fault, wrong_arguments
+
+if TYPE_CHECKING:
+    from quorumcache.gateway.redis.database import Database
+    from quorumcache.gateway.redis.session import Session
+
+#: A command as steps: each yields operations and is given their outcomes; what it returns is the reply.
+Steps = Generator[Sequence[ReadSlot | WriteSlot], list[Outcome], Any]
+
+
+class Call(NamedTuple):
+    """One command of one connection, about to run."""
+
+    command: Command
+    arguments: list[bytes]
+    session: Session
+    database: Database
+    #: Of a plain write: key -> time to expire (milliseconds since the epoch) that an EXPIRE behind it gives.
+    deadlines: dict[bytes, int] | None = None
+
+
+@dataclass(frozen=True)
+class Command:
+    """`arity`: how many words, its name among them; below 0: at least so many. `keys`: the first key's place, the
+    last's (below 0: from the end), and the step; (0, 0, 0) for none."""
+
+    name: str
+    arity: int
+    flags: tuple[str, ...]
+    keys: tuple[int, int, int]
+    group: str
+    summary: str
+    run: Callable[[Call], Any]
+    #: "steps": a generator of operations; "alone": a coroutine, after all before it and before all after it; "at once":
+    #: a plain function, which neither waits nor is waited for.
+    kind: str
+
+    @property
+    def is_write(self) -> bool:
+        """Whether it changes the keys it names."""
+        return "write" in self.flags
+
+    def keys_of(self, arguments: list[bytes]) -> list[bytes]:
+        """The keys that a command names."""
+        first, last, step = self.keys
+        if not first:
+            return []
+        return arguments[first : (last + 1 or None) if last < 0 else last + 1 : step]
+
+    def check(self, arguments: list[bytes]) -> Fault | None:
+        """The error for a wrong number of words; None where it is right."""
+        given = len(arguments)
+        if given == self.arity or (self.arity < 0 and given >= -self.arity):
+            return None
+        return wrong_arguments(self.name)
+
+
+#: Lower-case name -> command. Filled where the commands are.
+COMMANDS: Final[dict[bytes, Command]] = {}
+
+NO_KEYS: Final = (0, 0, 0)
+ONE_KEY: Final = (1, 1, 1)
+ALL_KEYS: Final = (1, -1, 1)
+
+
+def command(
+    name: str,
+    arity: int,
+    flags: str,
+    keys: tuple[int, int, int] = NO_KEYS,
+    *,
+    group: str,
+    summary: str,
+) -> Callable[[Callable[[Call], Any]], Callable[[Call], Any]]:
+    """Put what is decorated into the table."""
+
+    def put(run: Callable[[Call], Any]) -> Callable[[Call], Any]:
+        if inspect.isgeneratorfunction(run):
+            kind = "steps"
+        else:
+            kind = "alone" if inspect.iscoroutinefunction(run) else "at once"
+        COMMANDS[name.encode()] = Command(name, arity, tuple(flags.split()), keys, group, summary, run, kind)
+        return run
+
+    return put
+
+
+def find(word: bytes) -> Command | None:
+    """The command of that name, however it is written."""
+    return COMMANDS.get(word) or COMMANDS.get(word.lower())
