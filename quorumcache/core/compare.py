@@ -7,6 +7,7 @@ live.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from quorumcache.core import messages as m
@@ -44,6 +45,14 @@ class View:
         #: The digests of its buckets by number: as its outline had them, or as they are in its listing.
         self.sums: dict[int, bytes] = {}
         self._by_bucket: dict[int, dict[bytes, Entry]] | None = None
+
+    def entries(self) -> Iterator[Entry]:
+        """All that it showed: its base, and the fields that came with it or were listed."""
+        if self.base is not None:
+            yield self.base
+        yield from self.fields.values()
+        for bucket in (self._by_bucket or {}).values():
+            yield from bucket.values()
 
     def sum_up(self) -> None:
         """Have `sums` and buckets, also of a view that came whole."""

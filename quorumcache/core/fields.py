@@ -157,8 +157,9 @@ def store(node: Node, kind: FieldType, header: Header, held: Held, now_us: int) 
             return m.NO_BASE
     elif slot == base_slot:
         if rank <= rank_of(key.base.header):
-            # A base that goes on with an older generation than this one has not done what its writer wants.
-            return m.OK if generation in (stamp, key.generation) else m.OTHER
+            # A base that goes on with an older generation than this one, or a deleted one, has not done what its writer
+            # wants.
+            return m.OK if generation == stamp or (generation == key.generation and not key.is_deleted) else m.OTHER
     else:
         if generation > key.generation:
             return m.NO_BASE

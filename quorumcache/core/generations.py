@@ -20,6 +20,7 @@ from quorumcache.core.model import (
     header_expires_at,
     header_is_delete,
     header_slot,
+    header_stamp,
     stamp_time,
 )
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Found, Missed, Outcome, Written
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 KNOWN_MAX: Final = 65_536
 #: Of op_time: how long a writer looks for a quorum that names the old generation, before it makes a new one.
 _PATIENCE: Final = (3, 5)
+#: What was tried in vain so long ago is tried once more before it is given up.
+_RECENT: Final = (2, 5)
 _PATIENCE_LEAST: Final = (2, 5)
 #: To look at the key once more, delete it, and begin it anew, and half a round to spare.
 _ROUNDS_LEFT: Final = 6
@@ -191,6 +194,10 @@ class Generations:
         if isinstance(outcome, Found):
             assert outcome.entry is not None
             self.known(outcome.entry)
+            recent_us = context.configuration.op_time_us * _RECENT[0] // _RECENT[1]
+            for write in writes:
+                if write.tried == generation_of(outcome.header) and now_us - write.tried_us <= recent_us:
+                    self._give_generation_up(write, write.tried, now_us)
             if any(self._is_lost(write, outcome.entry, now_us) for write in writes):
                 # Reads name it, and yet no quorum takes what is written under it.
                 self._wipe(slot, writes, now_us)
@@ -214,6 +221,8 @@ class Generations:
                 else:
                     context.finish_write(write, outcome)
             return
+        for write in writes:
+            write.missed_us = context.clock.time_us(read.started_us)
         touches = [write for write in writes if write.slot == slot]
         writes = [write for write in writes if write.slot != slot]
         for write in touches:
@@ -241,12 +250,22 @@ class Generations:
             end = read.tombstone
             if isinstance(outcome, Found) and not write.is_first and now_us >= self.patient_until_us(write):
                 end = generation_of(outcome.header)
-            if self._ends_before(write, end):
+            if self._ends_before(write, end) or self._is_found(write, outcome):
                 continue
             if write.bound_us is None and write.began_us <= read.started_us:
                 write.bound_us = read.bound_us
             left.append(write)
         return left
+
+    def _is_found(self, write: FieldWrite, outcome: Outcome) -> bool:
+        """Whether this is a base that was sent out, and q nodes turn out to have it, or a later one that goes on with
+        the same generation, though f+1 had not confirmed that."""
+        if not isinstance(outcome, Found) or write.slot != header_slot(outcome.header):
+            return False
+        if write.committed != generation_of(outcome.header) or header_stamp(outcome.header) < write.stamp:
+            return False
+        self._context.finish_write(write, Written(write.stamp, generation=write.committed))
+        return True
 
     def _ends_before(self, write: FieldWrite, end: bytes) -> bool:
         """Whether the write, by now, counts as ordered just before `end`, the later generation that q nodes have."""
@@ -333,6 +352,7 @@ class Generations:
         tombstone = PendingWrite(slot, DELETE, b"", 0, b"", [])
         tombstone.deadline_us = min(write.deadline_us for write in writes)
         tombstone.on_end = self._base_ended
+        tombstone.wipes = True
         self._context.take_off(tombstone)
         for write in writes:
             write.blocked = b""
@@ -373,7 +393,7 @@ class Generations:
         generation = write.metadata[:STAMP_BYTES]
         creates, write.creates = write.creates, None
         if creates is None:
-            write.tried = generation
+            write.tried, write.tried_us = generation, now_us
         if shown is not None and (creates is not None or generation_of(shown.header) > generation):
             if header_is_delete(shown.header) or self._has_expired(shown, now_us):
                 assert strays is not None
@@ -392,9 +412,11 @@ class Generations:
         self._later(write, now_us, is_news=is_news)
 
     def _may_wipe(self, write: FieldWrite, slot: bytes, now_us: int) -> bool:
-        """Whether the generation that blocks its own is one that it tried in vain, its patience is over, and nothing of
-        this client's is in its way."""
-        is_over = write.blocked == write.tried and now_us >= self.patient_until_us(write)
+        """Whether the generation that blocks its own is one that it tried in vain, or that was old already when it was
+        not found, its patience is over, and nothing of this client's is in its way."""
+        missed_us = write.missed_us - 3 * self._context.configuration.grace_us
+        is_in_vain = write.blocked == write.tried or stamp_time(write.blocked) < missed_us
+        is_over = is_in_vain and now_us >= self.patient_until_us(write)
         return is_over and not self._context.is_in_flight(slot)
 
     def _later(self, write: FieldWrite, now_us: int, *, is_news: bool = False) -> None:

@@ -12,7 +12,7 @@ from zlib import crc32
 
 import msgspec
 
-from quorumcache.core.model import ABSENT, Malformed, digest_of, value_hash_of
+from quorumcache.core.model import ABSENT, DELETE, Malformed, digest_of, value_hash_of
 from quorumcache.core.types.base import KEY_FIELDS_MAX, FieldEntry, base_slot_of, generation_of
 
 if TYPE_CHECKING:
@@ -161,10 +161,10 @@ class Key:
         self.barrier_us = max(self.barrier_us, time_us)
 
     def rebase(self, base: Held) -> list[Held]:
-        """Take another base, of higher rank. Returns the fields that a change of generation took away."""
+        """Take another base, of higher rank. Returns the fields that a deletion or another generation took away."""
         gone: list[Held] = []
         generation = generation_of(base.header)
-        if generation != self.generation:
+        if generation != self.generation or base.header[2] == DELETE:
             gone = list(self.fields.values())
             for held in (self.base, *gone):
                 self.raise_barrier(held.time_us)

@@ -14,7 +14,7 @@ import msgspec
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
-from quorumcache.core.model import DELETE, Entry, Malformed, stamp_time
+from quorumcache.core.model import DELETE, Entry, Malformed, header_is_delete, stamp_time
 from quorumcache.core.outcome import Outcome
 from quorumcache.core.quorum import nth_highest, nth_lowest
 from quorumcache.core.types.base import base_slot_of, generation_of, rank_of
@@ -43,6 +43,7 @@ class PendingWrite:
         "tokens",
         "trouble",
         "value",
+        "wipes",
     )
 
     def __init__(
@@ -71,6 +72,8 @@ class PendingWrite:
         self.first_bound_us: int | None = None
         #: Whether it is a base that begins a generation, with fields in the same batch.
         self.begins = False
+        #: Whether it is a tombstone of the client's own making, that a key may begin anew: another's will do.
+        self.wipes = False
         #: Called when it ended, beside what is done with its tokens.
         self.on_end: Callable[[PendingWrite, Outcome], None] | None = None
         #: Why the last attempt was refused, for the error.
@@ -85,10 +88,11 @@ class FieldWrite(PendingWrite):
     is the base that begins the generation in the same batch. `base_expires_at_us`: where no base is known, the one made
     for this write expires then. `began_us` is when it was first sent, `lessons` how often its generation was learned;
     `blocked`, the live generation for whose sake a new one was refused; `tried`, the one under which it was refused
-    last. `committed` is the last generation under which a commit was sent, empty before: since then it may have been
-    seen. `given_up` is one that reads name, though no quorum took the write under it for a good while. `stamp` is the
-    one it was last proposed under, `is_first` whether that began a generation. `bound_us`: a generation begun after
-    that was not complete when the write began; None where nobody knows.
+    last, at `tried_us`. `committed` is the last generation under which a commit was sent, empty before: since then it
+    may have been seen. `missed_us` is the cluster time of the last look that found nothing. `given_up` is one that
+    reads name, though no quorum took the write under it for a good while. `stamp` is the one it was last proposed
+    under, `is_first` whether that began a generation. `bound_us`: a generation begun after that was not complete when
+    the write began; None where nobody knows.
     """
 
     __slots__ = (
@@ -102,8 +106,10 @@ class FieldWrite(PendingWrite):
         "given_up",
         "is_first",
         "lessons",
+        "missed_us",
         "stamp",
         "tried",
+        "tried_us",
     )
 
     def __init__(
@@ -124,6 +130,8 @@ class FieldWrite(PendingWrite):
         self.lessons = 0
         self.blocked = b""
         self.tried = b""
+        self.tried_us = 0
+        self.missed_us = 0
         self.committed = b""
         self.given_up = b""
         self.stamp = b""
@@ -250,6 +258,20 @@ def _show(verifier: Verifier, proof: Entry, base_slot: bytes, shown: dict[bytes,
         strays.shown, strays.holders = proof, shown[proof.header]
 
 
+def tombstone_in(verifier: Verifier, slot: bytes, stamp: bytes, refusals: dict[int, m.Refusal]) -> Entry | None:
+    """A tombstone of the key, above this one, that a refusal of it shows with its certificate and salt."""
+    for refusal in refusals.values():
+        proof = refusal.proof
+        if refusal.code == m.STALE and proof is not None and proof.salted and header_is_delete(proof.header):
+            try:
+                header = verifier.check_entry(proof)
+            except Malformed:
+                continue
+            if header.slot == slot and header.stamp > stamp:
+                return proof
+    return None
+
+
 def asks_for_patience(refusals: dict[int, m.Refusal], hoped: int, q: int, ahead_us: int) -> bool:
     """Whether the same bytes should be sent again later, rather than a new stamp: it would gain nothing, and leave one
     more promise open at each node that granted this one.
@@ -264,11 +286,20 @@ def asks_for_patience(refusals: dict[int, m.Refusal], hoped: int, q: int, ahead_
     return ahead_us > 0 and m.AHEAD in codes and hoped + codes.count(m.AHEAD) >= q
 
 
-def waits_for_another(refusals: dict[int, m.Refusal], hoped: int, q: int) -> bool:
+def waits_for_another(
+    refusals: dict[int, m.Refusal], hoped: int, configuration: Configuration, strays: Strays, stamp: bytes
+) -> bool:
     """Whether a base that begins a generation should be sent again as it is: those that said "not now" (another's is
-    open there, and may end soon) would make up a quorum with `hoped` others, whatever f liars say beside them."""
-    waiting = sum(refusal.code in (m.AHEAD, m.BUSY, m.FULL) for refusal in refusals.values())
-    return waiting > 0 and hoped + waiting >= q
+    open there, and may end soon) would make up a quorum with `hoped` others, whatever f liars say beside them. A live
+    base that few show is a reason to look, unless it is an old one and a correct node says that another is beginning.
+    """
+    codes = [refusal.code for refusal in refusals.values()]
+    waiting = sum(code in (m.AHEAD, m.BUSY, m.FULL) for code in codes)
+    if strays.count:
+        young_us = stamp_time(stamp) - 3 * configuration.grace_us
+        if strays.newest_us >= young_us or not codes.count(m.BUSY) > configuration.f >= strays.count:
+            return False
+    return waiting > 0 and hoped + waiting >= configuration.q
 
 
 def backoff_us(tries: int, configuration: Configuration) -> int:

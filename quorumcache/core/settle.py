@@ -274,7 +274,8 @@ def commit_of(request_id: int, configuration: bytes, entry: Entry) -> m.Commit:
 class Overtaken(Machine):
     """Completes the entry that overtook a write, so that the write counts as ordered just before it.
 
-    Reads the slot in full until an entry at or above `above` (a stamp) shows, and commits that at q nodes. Calls
+    Reads the slot in full until an entry at or above `above` (a stamp) shows, or takes `entry`, and commits that at q
+    nodes. Calls
     `finish(done, now_us)` once: done is false where the entry could not be had, or not be stored. Of a field, only an
     entry of the same `generation` will do; of a base, whose `above` began a generation, only one of no older one.
     """
@@ -306,6 +307,7 @@ class Overtaken(Machine):
         finish: Callable[[bool, int], None],
         now_us: int,
         generation: bytes = b"",
+        entry: Entry | None = None,
     ) -> None:
         super().__init__(now_us + RESEND_US, end_us)
         self._context = context
@@ -322,7 +324,10 @@ class Overtaken(Machine):
         self._refusers: set[int] = set()
         self._commit: m.Commit | None = None
         self._id = context.new_id(self)
-        context.send(group.members, m.ReadFull(self._id, context.configuration.digest, [slot]))
+        if entry is None:
+            context.send(group.members, m.ReadFull(self._id, context.configuration.digest, [slot]))
+        else:
+            self._commit_all(entry)
 
     def receive(self, request_id: int, node: int, reply: m.Reply, now_us: int) -> None:
         """Take full answers until one will do, then answers to its commit."""
@@ -367,10 +372,14 @@ class Overtaken(Machine):
             return False
         if self._is_keyed and not self._is_of_its_order(generation_of(entry.header)):
             return False
+        self._commit_all(entry)
+        return True
+
+    def _commit_all(self, entry: Entry) -> None:
+        context = self._context
         self._commit = commit_of(context.new_id(self), context.configuration.digest, entry)
         context.send(self._group.members, self._commit)
         self._grace_end_us = self.end_us
-        return True
 
     def _is_of_its_order(self, generation: bytes) -> bool:
         """Whether the write may stand just before an entry of this generation: ranks, not stamps, order a key."""

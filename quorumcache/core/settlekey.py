@@ -45,6 +45,7 @@ class SettleKey(Machine):
         "_answered",
         "_asked",
         "_asks",
+        "_banned",
         "_base_holders",
         "_base_id",
         "_commits",
@@ -62,6 +63,7 @@ class SettleKey(Machine):
         "_replied",
         "_resend_at_us",
         "_resend_us",
+        "_revokers",
         "_settled",
         "_slot",
         "_target",
@@ -115,6 +117,9 @@ class SettleKey(Machine):
         self._target: Entry | None = None  # the base being settled
         self._base_id = 0
         self._base_holders: set[int] = set()
+        #: digest -> nodes that refused its write-back for its writer, and those that too many did for.
+        self._revokers: dict[bytes, set[int]] = {}
+        self._banned: set[bytes] = set()
         self._id = context.new_id(self)
         self._ask(group.members, self._id)
         context.counts["reads_settled"] += 1
@@ -174,7 +179,26 @@ class SettleKey(Machine):
             return False
         self._settled = None
         self._progressed = True
+        if self._banned:
+            self._leave_banned((node,))
         return True
+
+    def _ban(self, digest: bytes, node: int) -> None:
+        """The node says that this entry's writer is revoked. Where more than f do, what shows it is no answer, or a
+        liar that kept one would have every read of the key miss. Whoever held it when it was complete, and does not
+        show it, has something newer, or a floor as high: so any q other answers are as good."""
+        revokers = self._revokers.setdefault(digest, set())
+        revokers.add(node)
+        configuration = self._context.configuration
+        if len(revokers) > configuration.n - configuration.q and digest not in self._banned:
+            self._banned.add(digest)
+            self._leave_banned(tuple(self._views))
+
+    def _leave_banned(self, nodes: tuple[int, ...]) -> None:
+        for node in nodes:
+            view = self._views.get(node)
+            if view is not None and any(digest_of(entry.header) in self._banned for entry in view.entries()):
+                self._leave(node)
 
     def _leave(self, node: int) -> None:
         """What this node said, and has yet to list, no longer counts."""
@@ -303,7 +327,6 @@ class SettleKey(Machine):
 
     def _settle_base(self, target: Entry, now_us: int) -> None:
         """Write the base back to those that do not have it."""
-        self._base_id = 0  # What is said of another base no longer counts.
         self._target = target
         self._base_holders = set()
         self._settled = None
@@ -399,6 +422,9 @@ class SettleKey(Machine):
         if digests is None or len(reply.codes) != len(digests):
             return False
         first = (request_id, node) not in self._replied
+        for digest, code in zip(digests, reply.codes, strict=True):
+            if code == m.REVOKED:
+                self._ban(digest, node)
         if all(code in (m.OK, m.EVICTED, m.OTHER, m.REVOKED) for code in reply.codes):
             # Its last word; RECOVERING, FULL and NO_BASE may turn into OK.
             self._replied.add((request_id, node))

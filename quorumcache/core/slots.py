@@ -25,6 +25,7 @@ from quorumcache.core.model import (
     Entry,
     Header,
     header_expires_at,
+    header_is_delete,
     header_salted_bytes,
     header_slot,
 )
@@ -483,7 +484,8 @@ class Slots:
             self._put_field_back(slot, base_slot_of(slot), held)
             return
         key = self.keys.get(slot)
-        if key is not None and held is not None and generation_of(held.header) == key.generation:
+        goes_on = held is not None and not header_is_delete(held.header)
+        if key is not None and held is not None and goes_on and generation_of(held.header) == key.generation:
             self.memory.hold(held.batch, slot)
             self.memory.charge(slot, self.cost_of(held) - self.cost_of(key.base))
             self._release(key.base, slot)

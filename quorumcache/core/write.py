@@ -41,6 +41,7 @@ from quorumcache.core.refusal import (
     raise_time,
     strays_in,
     summary_of,
+    tombstone_in,
     waits_for_another,
 )
 from quorumcache.core.settle import Overtaken, commit_of
@@ -310,9 +311,8 @@ class WriteBatch(Machine):
         silent = len(self._group.members) - len(self._refusals) - len(self._rejects)
         if asks_for_patience(refusals, granted + silent, q, ahead_us) or (
             write.begins
-            and not strays.count
             and not judgement.proved
-            and waits_for_another(refusals, granted + silent, q)
+            and waits_for_another(refusals, granted + silent, configuration, strays, stamp)
         ):
             if ahead_us <= 3 * configuration.max_skew_us:
                 if not self._again_us:
@@ -338,6 +338,12 @@ class WriteBatch(Machine):
             self._leave_fields(write, None, now_us, strays, strays.newest if is_old else b"")
             context.finish_write(write, Failed(UNAVAILABLE, write.trouble))
             return
+        if write.wipes:
+            tombstone = tombstone_in(context.verifier, write.slot, stamp, refusals)
+            if tombstone is not None:
+                self._leave(i)
+                self._overtaken(write, stamp, tombstone.stamp, now_us, tombstone)
+                return
         proved = judgement.proved
         if isinstance(write, FieldWrite):
             proved = [s for s, g in zip(judgement.proved, judgement.generations, strict=False) if g == generation]
@@ -400,20 +406,24 @@ class WriteBatch(Machine):
         wait_us = raise_time(write, stamp, proved, floors, context.configuration, cluster_us)
         context.retry(write, now_us + wait_us, now_us)
 
-    def _overtaken(self, write: PendingWrite, stamp: bytes, above: bytes, now_us: int) -> None:
-        """Rule 3: what overtook this write was not complete when it began. Complete that; this one is before it."""
+    def _overtaken(
+        self, write: PendingWrite, stamp: bytes, above: bytes, now_us: int, entry: Entry | None = None
+    ) -> None:
+        """Rule 3: what overtook this write was not complete when it began. Complete that; this one is before it. A
+        tombstone that wipes a key has done its work with any other: `entry`."""
         context = self._context
 
         def finish(done: bool, at_us: int) -> None:
             if done:
                 context.counts["writes_overtaken"] += 1
-                context.finish_write(write, Written(stamp, overtaken=True, generation=_generation_of(write)))
+                written = Written(stamp, overtaken=not write.wipes, generation=_generation_of(write))
+                context.finish_write(write, written)
             else:
                 self._raise_time(write, stamp, [above], [], at_us)
 
         generation = write.metadata[:STAMP_BYTES]
         context.schedule(
-            Overtaken(context, self._group, write.slot, above, write.deadline_us, finish, now_us, generation)
+            Overtaken(context, self._group, write.slot, above, write.deadline_us, finish, now_us, generation, entry)
         )
 
     def _leave(self, i: int) -> None:

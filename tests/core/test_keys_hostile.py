@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from quorumcache.core import messages as m
 from quorumcache.core.model import DELETE, PUT, Entry, header_stamp
 from quorumcache.core.outcome import Failed, Found, Missed, Written
@@ -286,3 +288,54 @@ def test_a_base_is_not_begun_while_another_write_of_its_slot_is_about_to_be_sent
     assert isinstance(finish(client, field), Written)
     assert isinstance(finish(client, deleted), Written)
     assert is_quiet(client)
+
+
+# --- tombstones, and those that were revoked ---
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["deletion-first", "deletion-last"])
+def test_no_new_time_to_live_undoes_a_deletion(late: bool) -> None:
+    """Protocol 6, rank: a tombstone is above what says it goes on with its generation, in whichever order they come. A
+    Byzantine writer had that promised by nodes that had not heard of the deletion yet."""
+    cluster = cluster_of()
+    client = cluster.client("w1")
+    finish(client, put(client, "map", b"a"))
+    cluster.now_us += S
+    tombstone = base_entry(cluster, cluster.now_us, kind=DELETE, writer="w3")
+    revives = base_entry(cluster, cluster.now_us + 1000, goes_on=header_stamp(tombstone.header))
+    field = field_entry(cluster, cluster.now_us + 2000, header_stamp(tombstone.header))
+    entries = [revives, field, tombstone] if late else [tombstone, revives, field]
+    for entry in entries:
+        commit_at(cluster, (0, 1, 2, 3), entry)
+    assert value_of(client, "map") is None
+    for node in cluster.nodes.values():
+        key = node.slots.keys[base_slot("map")]
+        assert key.is_deleted
+        assert not key.fields
+        assert slot_at("map", b"x") not in node.slots.current
+
+
+def test_a_hoarded_base_of_a_revoked_writer_hides_nothing() -> None:
+    """Protocol 6, a read, and 5.6: a liar shows a tombstone of a writer that is revoked, above all that is there. The
+    others refuse it, so that it is never settled; it is no answer then, and the key is found."""
+    cluster = cluster_of()
+    client, other = cluster.client("w1"), cluster.client("w3")
+    finish(other, put(other, "map", b"a"))
+    cluster.now_us += S
+    hoarded = base_entry(cluster, cluster.now_us, kind=DELETE)
+
+    def shows(request: m.Request, reply: m.Reply) -> m.Reply:
+        if isinstance(request, m.Outline):
+            return m.OutlineReply(request.id, reply.clock_us, hoarded, 0, [], b"")
+        if isinstance(request, m.Read):
+            return m.ReadReply(request.id, reply.clock_us, bytes(32) * len(request.slots), [b"", b""])
+        return reply
+
+    def knows(request: m.Request, reply: m.Reply) -> m.Reply:
+        if isinstance(request, m.Commit) and request.bundles[0].items[0].header == hoarded.header:
+            return m.CommitReply(request.id, reply.clock_us, bytes((m.REVOKED,)), [])
+        return reply
+
+    cluster.lies = {0: shows, 1: knows, 2: knows, 3: knows}
+    cluster.nodes[3].slots.put_back(slot_at("map", b"a"), None)  # So they differ, and a read in full is needed.
+    assert value_of(client, "map") == {b"a": b""}

@@ -193,6 +193,11 @@ def test_parts_of_slots_and_headers() -> None:
     assert rank_of(raw) == GENERATION + raw[3:51]
     base = encode_header(BASE, GENERATION, PUT, bytes(32), 0, 0)
     assert generation_of(base) == GENERATION
+    assert rank_of(base) == GENERATION + GENERATION
+    tombstone = encode_header(BASE, GENERATION, DELETE, bytes(32), 0, 0)
+    goes_on = encode_header(BASE, b"\xfe" * 48, PUT, bytes(32), 0, 0, GENERATION)
+    assert rank_of(base) < rank_of(goes_on) < rank_of(tombstone)
+    assert rank_of(tombstone)[:48] == generation_of(tombstone) == GENERATION
 
 
 @pytest.mark.parametrize(

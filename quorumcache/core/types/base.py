@@ -21,6 +21,7 @@ KEY_SIZE_MAX: Final = 16 << 20
 NAME_BYTES_MAX: Final = FIELD_BYTES_MAX - 1
 _NAME_MARK: Final = b"="
 _HEADER_SLOT: Final = 95
+_LAST: Final = b"\xff" * STAMP_BYTES
 
 #: A field as readers have it: its header's bytes, and its salt and value.
 FieldEntry = tuple[bytes, bytes]
@@ -64,8 +65,12 @@ def generation_of(raw: bytes) -> bytes:
 
 
 def rank_of(raw: bytes) -> bytes:
-    """Generation and stamp, 96 bytes: what everything of a key is ordered by."""
-    return generation_of(raw) + raw[3:51]
+    """Generation and stamp, 96 bytes: what everything of a key is ordered by. A key's tombstone is above all that says
+    it goes on with the generation that the tombstone began: what is deleted stays so."""
+    metadata = metadata_of(raw)
+    if metadata:
+        return metadata[:GENERATION_BYTES] + raw[3:51]
+    return raw[3:51] + (_LAST if raw[2] == DELETE else raw[3:51])
 
 
 def name_field(name: bytes) -> bytes:
