@@ -42,10 +42,11 @@ def up(
     base_port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65000, help="The first node's port; the others and HTTP follow. Free ones unless given."
+            min=1, max=65000, help="The first node's port; the others, HTTP and Redis follow. Free ones unless given."
         ),
     ] = None,
     with_http: Annotated[bool, typer.Option("--http/--no-http", help="Serve HTTP for curl too.")] = True,
+    with_redis: Annotated[bool, typer.Option("--redis/--no-redis", help="Serve Redis clients too.")] = True,
     tls: Annotated[
         bool, typer.Option("--tls/--no-tls", help="Sessions over TLS 1.3; a cluster that is there keeps what it has.")
     ] = True,
@@ -58,8 +59,8 @@ def up(
 ) -> None:
     """Run a cluster on this machine until Ctrl-C: 3f+1 node processes or more, on loopback.
 
-    It prints how to reach it from Python, the shell and curl. Nothing is left behind when it ends, but for what
-    --directory keeps.
+    It prints how to reach it from Python, the shell, curl and Redis clients. Nothing is left behind when it ends, but
+    for what --directory keeps.
 
     Example: [bold]quorumcache up[/bold]
     """
@@ -70,11 +71,12 @@ def up(
 
     kept = ["--storage", storage, "--durability", durability]
     storage_of(storage, None if storage == "memory" else Path(), durability)  # Raises Misuse, here and once.
+    gateways = [name for name, is_wanted in (("http", with_http), ("gateway", with_redis)) if is_wanted]
     if directory is not None:
-        run_loop(_up(directory.resolve(), f, (nodes, zones), base_port, with_http, tls, kept))
+        run_loop(_up(directory.resolve(), f, (nodes, zones), base_port, gateways, tls, kept))
         return
     with tempfile.TemporaryDirectory(prefix="quorumcache-", ignore_cleanup_errors=True) as temporary:
-        run_loop(_up(Path(temporary).resolve(), f, (nodes, zones), base_port, with_http, tls, kept))
+        run_loop(_up(Path(temporary).resolve(), f, (nodes, zones), base_port, gateways, tls, kept))
 
 
 def _cluster_in(
@@ -132,7 +134,7 @@ async def _up(
     f: int,
     size: tuple[int | None, int],
     base_port: int | None,
-    with_http: bool,
+    gateways: list[str],
     tls: bool,
     kept: list[str],
 ) -> None:
@@ -168,13 +170,13 @@ async def _up(
         elif troubled.done():
             raise Misuse(f"the cluster did not start: {', '.join(children.given_up)} failed, as said above")
         if not told.done():
-            port = 0
-            if with_http:
-                port = base_port + len(nodes) if base_port is not None else _free_ports(1)[0]
-                arguments = ["http", "--cluster", str(cluster), "--key", str(writer), "--port", str(port)]
-                await children.start("http", arguments)
-                await _listening(port, children)
-            _explain(directory, cluster, writer, signed, port)
+            ports: dict[str, int] = {}
+            for offset, name in enumerate(gateways, len(nodes)):
+                ports[name] = base_port + offset if base_port is not None else _free_ports(1)[0]
+                arguments = ["--cluster", str(cluster), "--key", str(writer), "--port", str(ports[name])]
+                await children.start(name, [name, *arguments])
+                await _listening(ports[name], children)
+            _explain(directory, cluster, writer, signed, ports)
             await told
         typer.echo("Stopping.", err=True)
     finally:
@@ -209,7 +211,7 @@ async def _listening(port: int, children: Children) -> None:
             return
 
 
-def _explain(directory: Path, cluster: Path, writer: Path, signed: SignedConfiguration, http_port: int) -> None:
+def _explain(directory: Path, cluster: Path, writer: Path, signed: SignedConfiguration, ports: dict[str, int]) -> None:
     from rich.console import Console
     from rich.markup import escape
 
@@ -235,8 +237,11 @@ def _explain(directory: Path, cluster: Path, writer: Path, signed: SignedConfigu
     scheme = "https" if configuration.tls else "http"
     for node in configuration.nodes:
         console.print(f"  {escape(node.name)}    [dim]{scheme}://[/dim]{escape(node.address)}[dim]/v1/status[/dim]")
+    http_port, redis_port = ports.get("http"), ports.get("gateway")
     if http_port:
         console.print(f"  HTTP  [dim]http://[/dim]127.0.0.1:{http_port}[dim]/v1/NAMESPACE/KEY[/dim]")
+    if redis_port:
+        console.print(f"  Redis [dim]redis://[/dim]127.0.0.1:{redis_port}")
     console.print("\n[bold]Python[/bold]  (in Jupyter too)\n")
     snippet = f"""from quorumcache.client import SyncClient
 
@@ -256,6 +261,8 @@ with SyncClient({str(cluster)!r}, key={str(writer)!r}) as client:
     if http_port:
         shell.append(f"curl -X PUT -d world localhost:{http_port}/v1/{configuration.namespaces[0].name}/hello")
         shell.append(f"curl localhost:{http_port}/v1/{configuration.namespaces[0].name}/hello")
+    if redis_port:
+        shell.append(f"redis-cli -p {redis_port} get hello")
     for line in shell:
         console.print(line, markup=False)
     console.print(f"\n[dim]Logs are in {escape(str(directory / 'logs'))}[/dim]")

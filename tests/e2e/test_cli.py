@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import redis
 from typer.testing import CliRunner
 
 from quorumcache.cli import exits
@@ -85,7 +86,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     process = started(directory)
     children = children_of(process)
     try:
-        assert len(children) == 5  # Four nodes, and HTTP.
+        assert len(children) == 6  # Four nodes, HTTP, and Redis.
         yield Up(directory, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT_S_MAX) == 0
@@ -197,10 +198,18 @@ def test_up_serves_http_beside_its_nodes(up: Up) -> None:
         assert json.load(response) == {"ok": True}
 
 
+def test_up_serves_redis_clients_beside_its_nodes(up: Up) -> None:
+    arguments = [Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0") for each in children_of(up.process)]
+    gateway = next(words for words in arguments if b"gateway" in words)
+    with redis.Redis(port=int(gateway[gateway.index(b"--port") + 1])) as connected:
+        connected.set("by a redis client", "v", ex=60)
+        assert up.run("get", "by a redis client")[:2] == (exits.OK, b"v")
+
+
 def test_no_child_outlives_an_up_that_dies(tmp_path: Path) -> None:
     process = started(tmp_path)
     children = children_of(process)
-    assert len(children) == 5
+    assert len(children) == 6
     process.kill()
     process.communicate()
     wait_for_end(children)

@@ -6,7 +6,7 @@ One task per connection, and none per request. It must not know commands.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from quorumcache.gateway.redis.encoding import encode
 from quorumcache.gateway.redis.faults import Fault
@@ -47,13 +47,12 @@ class Connection(asyncio.Protocol):
     # --- from the loop ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not of that class.
         peer = transport.get_extra_info("peername") or ("?", 0)
         if not self._gateway.admit(self):
             self.refuse("ERR max number of clients reached")
             return
-        transport.set_write_buffer_limits(high=_HIGH_BYTES)
+        self._transport.set_write_buffer_limits(high=_HIGH_BYTES)
         self.session = Session(self._gateway, self._gateway.next_id(), f"{peer[0]}:{peer[1]}", self.push)
         self._task = self._gateway.loop.create_task(self._run(), name=f"redis client {self.session.id}")
 

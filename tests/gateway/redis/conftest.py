@@ -72,7 +72,8 @@ class Raw:
 
     async def rest(self, data: bytes = b"") -> bytes:
         """Send bytes; all that comes back until the other side closes."""
-        self.writer.write(data)
+        if data:
+            self.writer.write(data)
         async with asyncio.timeout(10):
             return await self.reader.read(-1)
 
