@@ -57,7 +57,7 @@ class KeyedClient:
                 tally = self._tallies[base] = Tally(self._writer + self._draw.randbytes(8))
             return "write", field_slot(base, tally.field), b"", n
         if word in ("resolve", "blind"):
-            return "write", field_slot(base, self._draw.randbytes(16)), b"%d by %d" % (number, client), 0
+            return "write", field_slot(base, self._writer + self._draw.randbytes(8)), b"%d by %d" % (number, client), 0
         return {"touch": "touch", "drop": "delete"}.get(word, "read"), base, b"", 0
 
     def start(self, op: Op, what: str) -> None:

@@ -86,19 +86,21 @@ def refusal_of(node: Node, kind: FieldType, wanted: Promise, now_us: int) -> m.R
     if promised >= kind.promised_max or promised_bytes > KEY_SIZE_MAX:
         # They count on top of the bounds below: what is promised will be stored.
         return m.Refusal(position, m.BUSY, 0, None, "too much is promised in this key")
-    if key is None or generation != key.generation:
-        return None
+    is_current = key is not None and generation == key.generation
     fault = kind.fault_beside(
         header,
-        None if held is None else held.header,
+        held.header if is_current and held is not None else None,
+        # Of a generation to come, too: once that is there, what was promised for it will be stored.
         [p.header for p in here if p.header.metadata[:GENERATION_BYTES] == generation],
     )
     if fault:
         return m.Refusal(position, m.DENIED, 0, None, fault)
+    if key is None or not is_current:
+        return None
     if held is None and not kind.fits(
         header, [field.header for field in key.fields.values()] if kind.replaces else key.fields
     ):
-        return m.Refusal(position, m.DENIED, 0, None, f"the key has {kind.fields_max} fields, deleted ones among them")
+        return m.Refusal(position, m.DENIED, 0, None, kind.full_detail)
     if key.size + len(header.raw) + header.size > KEY_SIZE_MAX:
         return m.Refusal(position, m.DENIED, 0, None, f"the key would have more than {KEY_SIZE_MAX} bytes")
     return None

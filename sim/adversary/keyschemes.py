@@ -78,7 +78,9 @@ def _field(writer: ByzantineWriter, kind: str, base: bytes, generation: bytes) -
         field = writer.key.public + bytes((draw.randrange(2),)) * 8
         return Part(field_slot(base, field), PUT, generation + encode_totals(draw.randrange(50), draw.randrange(50)))
     if kind == "siblings":
-        return Part(field_slot(base, draw.randbytes(16)), PUT, generation + encode_seen(_seen(writer, base)))
+        return Part(
+            field_slot(base, writer.key.public + draw.randbytes(8)), PUT, generation + encode_seen(_seen(writer, base))
+        )
     slot = field_slot(base, name_field(b"%d" % draw.randrange(4)))
     return Part(slot, draw.choice((PUT, PUT, DELETE)), generation)
 

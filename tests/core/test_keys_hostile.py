@@ -7,8 +7,10 @@ import pytest
 from quorumcache.core import messages as m
 from quorumcache.core.model import DELETE, PUT, Entry, header_stamp
 from quorumcache.core.outcome import Failed, Found, Missed, Written
-from quorumcache.core.types.base import generation_of
-from tests.cluster import Client, Cluster
+from quorumcache.core.types import FIELD_TYPES
+from quorumcache.core.types.base import field_slot, generation_of
+from quorumcache.core.types.siblings import SEEN_MAX, SIBLINGS_OF_WRITER_MAX, encode_seen
+from tests.cluster import Client, Cluster, key_of
 from tests.fields import base_slot, cluster_of, delete_key, generation, put, read, slot_at, value_of
 from tests.making import Draft, passed_on
 from tests.steps import finish, is_quiet
@@ -247,12 +249,10 @@ def test_fields_go_on_when_their_base_runs_out_of_time() -> None:
 def test_a_context_that_names_a_time_to_come_does_not_silence_its_reader() -> None:
     """Siblings: a Byzantine writer claims to have seen of another what that one has yet to write. Who read that, and
     writes with it, is neither refused nor taken for replaced."""
-    from quorumcache.core.types.siblings import encode_seen
-    from tests.fields import FIELD_TYPES, field_slot
-
     cluster = cluster_of()
     client = cluster.client("w1")
-    slots = [field_slot(base_slot("siblings"), bytes([n]) * 16) for n in range(3)]
+    owners = [key_of(writer).public for writer in ("w1", "w2", "w1")]
+    slots = [field_slot(base_slot("siblings"), owner + bytes([n]) * 8) for n, owner in enumerate(owners)]
     client.core.write(slots[0], PUT, b"old", 0, "old")
     assert isinstance(finish(client, "old"), Written)
     under = generation(client, "siblings")
@@ -339,3 +339,55 @@ def test_a_hoarded_base_of_a_revoked_writer_hides_nothing() -> None:
     cluster.lies = {0: shows, 1: knows, 2: knows, 3: knows}
     cluster.nodes[3].slots.put_back(slot_at("map", b"a"), None)  # So they differ, and a read in full is needed.
     assert value_of(client, "map") == {b"a": b""}
+
+
+# --- siblings ---
+
+
+def sibling_of(cluster: Cluster, under: bytes, owner: str, writer: str, number: int, seen: dict[bytes, int]) -> Draft:
+    field = key_of(owner).public + number.to_bytes(8, "big")
+    return Draft(cluster.configuration, writer, nonce=number).put(
+        slot_bytes=field_slot(base_slot("siblings"), field),
+        value=b"%d" % number,
+        at_us=cluster.now_us + number,
+        metadata=under + encode_seen(seen),
+    )
+
+
+def granted(cluster: Cluster, draft: Draft) -> bool:
+    reply = cluster.nodes[0].handle(draft.prepare(), cluster.now_us)
+    assert isinstance(reply, m.PrepareReply)
+    return not reply.refusals
+
+
+def test_nobody_writes_into_anothers_sibling() -> None:
+    """Protocol 6, siblings: a field belongs to the writer whose key it begins with. Else a Byzantine writer replaces
+    what it has not seen, by the higher stamp."""
+    cluster = cluster_of()
+    client = cluster.client("w1")
+    slot = field_slot(base_slot("siblings"), key_of("w1").public + bytes(8))
+    client.core.write(slot, PUT, b"mine", 0, "mine")
+    assert isinstance(finish(client, "mine"), Written)
+    under = generation(client, "siblings")
+    cluster.now_us += S
+    assert not granted(cluster, sibling_of(cluster, under, "w1", "w2", 0, {}))
+    assert granted(cluster, sibling_of(cluster, under, "w2", "w2", 0, {}))
+
+
+def test_one_writer_does_not_fill_a_key_with_siblings() -> None:
+    """Protocol 6, siblings: what says to have seen as much as there is room for is never replaced, so one writer has a
+    share of a key only, and others go on."""
+    cluster = cluster_of()
+    client = cluster.client("w1")
+    client.core.write(field_slot(base_slot("siblings"), key_of("w1").public + bytes(8)), PUT, b"mine", 0, "mine")
+    assert isinstance(finish(client, "mine"), Written)
+    under = generation(client, "siblings")
+    cluster.now_us += S
+    full = {key_of("w3").public + n.to_bytes(8, "big"): 1 for n in range(SEEN_MAX)}
+    for number in range(SIBLINGS_OF_WRITER_MAX):
+        draft = sibling_of(cluster, under, "w2", "w2", number, full)
+        assert granted(cluster, draft)
+        commit_at(cluster, (0, 1, 2, 3), draft.entry())
+    assert not granted(cluster, sibling_of(cluster, under, "w2", "w2", 1000, full))
+    assert granted(cluster, sibling_of(cluster, under, "w3", "w3", 1001, {}))
+    assert len(value_of(client, "siblings")) == 1 + SIBLINGS_OF_WRITER_MAX  # type: ignore[arg-type]

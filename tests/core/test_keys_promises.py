@@ -16,6 +16,7 @@ from quorumcache.core import node as node_module
 from quorumcache.core.journal import Journal
 from quorumcache.core.model import DELETE, PUT, stamp_of
 from quorumcache.core.types.base import field_slot
+from quorumcache.core.types.counter import encode_totals
 from quorumcache.core.types.siblings import encode_seen
 from tests.cluster import START_US, key_of
 from tests.fields import base_slot, configuration, slot_at
@@ -47,7 +48,7 @@ def field(
 def sibling(
     node: Alone, at_us: int, generation: bytes, number: int, seen: dict[bytes, int], value: bytes = b"v"
 ) -> Draft:
-    slot = field_slot(base_slot("siblings"), bytes([number]) * 16)
+    slot = field_slot(base_slot("siblings"), key_of("w2").public + bytes([number]) * 8)
     return node.draft("w2", nonce=number).put(
         slot_bytes=slot, value=value, at_us=at_us, metadata=generation + encode_seen(seen)
     )
@@ -193,7 +194,7 @@ def test_what_is_promised_in_one_key_is_bounded() -> None:
     node.commit(base(node, NOW - 1000, of="siblings"))
     draft = node.draft("w2")
     for number in range(300):
-        slot = field_slot(base_slot("siblings"), number.to_bytes(16, "big"))
+        slot = field_slot(base_slot("siblings"), key_of("w2").public + number.to_bytes(8, "big"))
         draft.put(slot_bytes=slot, at_us=NOW, metadata=generation)
     reply = node.prepare(draft)
     assert {m.REFUSALS[refusal.code] for refusal in reply.refusals} == {"BUSY"}
@@ -240,3 +241,21 @@ def test_a_large_key_is_not_packed_for_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(reply, m.ReadReply)
     assert set(reply.values) == {b""}
     assert not packed
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["no-key", "key-of-another-generation"])
+def test_totals_of_a_generation_to_come_do_not_go_back_either(is_there: bool) -> None:
+    """Protocol 6, counter: totals are held against open promises within their generation, also of one that the node
+    has not heard of: a Byzantine writer collects what it will commit once that has begun."""
+    node = alone()
+    if is_there:
+        node.commit(base(node, NOW - 1000, of="counter"))
+    slot = field_slot(base_slot("counter"), key_of("w2").public + bytes(8))
+
+    def increment(at_us: int, added: int) -> Draft:
+        metadata = stamp(NOW) + encode_totals(added, 0)
+        return node.draft("w2").put(slot_bytes=slot, value=b"", at_us=at_us, metadata=metadata)
+
+    assert node.grants(increment(NOW + 1, 10))
+    assert m.REFUSALS[node.refusal(increment(NOW + 2, 5)).code] == "DENIED"
+    assert node.grants(increment(NOW + 3, 10))

@@ -244,7 +244,7 @@ class Schedule:
         elif kind == "siblings":
             if any(o.client is client and o.what == "put" for o in self.open):
                 return
-            slot = field_slot(base, rng.randbytes(16))
+            slot = field_slot(base, key_of(client_writer(self, client)).public + rng.randbytes(8))
             details = encode_seen(self.seen if rng.random() < 0.7 else {})
         else:
             owner = key_of(client_writer(self, client)).public

@@ -213,10 +213,14 @@ def test_parts_of_slots_and_headers() -> None:
         ("counter", {"field": WRITERS[0] + bytes(8), "details": b"\xff" * 16}),
         ("counter", {"field": WRITERS[0] + bytes(8), "details": encode_totals(1, 0), "kind": DELETE}),
         ("siblings", {"field": b"short"}),
-        ("siblings", {"field": bytes(16), "details": bytes(47)}),
-        ("siblings", {"field": bytes(16), "kind": DELETE}),
-        ("siblings", {"field": bytes(16), "details": encode_seen({WRITERS[0] + bytes(8): 9})}),
-        ("siblings", {"field": bytes(16), "details": encode_seen({b"b" * 40: 1}) + encode_seen({b"a" * 40: 1})}),
+        ("siblings", {"field": WRITERS[1] + bytes(8)}),
+        ("siblings", {"field": WRITERS[0] + bytes(8), "details": bytes(47)}),
+        ("siblings", {"field": WRITERS[0] + bytes(8), "kind": DELETE}),
+        ("siblings", {"field": WRITERS[0] + bytes(8), "details": encode_seen({WRITERS[0] + bytes(8): 9})}),
+        (
+            "siblings",
+            {"field": WRITERS[0] + bytes(8), "details": encode_seen({b"b" * 40: 1}) + encode_seen({b"a" * 40: 1})},
+        ),
     ],
 )
 def test_forms_that_no_node_promises(kind: str, bad: dict[str, Any]) -> None:
@@ -231,7 +235,10 @@ def test_forms_that_no_node_promises(kind: str, bad: dict[str, Any]) -> None:
         ("map", {"field": b"=", "value": b"v"}),
         ("set", {"field": b"=name", "kind": DELETE}),
         ("counter", {"field": WRITERS[0] + bytes(8), "details": encode_totals(1, 0)}),
-        ("siblings", {"field": bytes(16), "value": b"v", "details": encode_seen({WRITERS[0] + bytes(8): 4})}),
+        (
+            "siblings",
+            {"field": WRITERS[0] + bytes(8), "value": b"v", "details": encode_seen({WRITERS[0] + bytes(8): 4})},
+        ),
     ],
 )
 def test_forms_that_nodes_promise(kind: str, good: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
 class SiblingsHandle(Handle):
     """A key that keeps every value until a writer says that it has seen it: concurrent writes are never lost, they
-    stand side by side. At most 256 at once."""
+    stand side by side. At most 256 at once, 64 of one writer."""
 
     type: ClassVar[str] = "siblings"
 
@@ -67,7 +67,8 @@ class SiblingsHandle(Handle):
             lock = client._engine.sibling_locks[self._base] = asyncio.Lock()
         # One at a time: who has seen a later write of this client object has not therefore seen an earlier one.
         async with lock:
-            slot = field_slot(self._base, os.urandom(SIBLING_FIELD_BYTES))
+            own = (client.writer or bytes(32)) + os.urandom(SIBLING_FIELD_BYTES - 32)
+            slot = field_slot(self._base, own)
             change = (slot, PUT, data, details)
             client._check_written(await client._write_field(change, 0, client._expires_at(self._ttl)))
 

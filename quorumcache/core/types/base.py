@@ -140,6 +140,11 @@ class FieldType:
         generation), and need not be kept or shown."""
         return False
 
+    @property
+    def full_detail(self) -> str:
+        """What is said to a writer whose field does not fit."""
+        return f"the key has {self.fields_max} fields, deleted ones among them"
+
     def fits(self, header: Header, others: Collection[bytes]) -> bool:
         """Whether a field that is new to its key fits in beside the `others` (headers)."""
         return len(others) < self.fields_max

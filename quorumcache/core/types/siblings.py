@@ -1,8 +1,9 @@
 """Siblings: every write is kept until another says that it has seen it (protocol 6; after Riak's siblings and dotted
 version vectors: Preguica et al., 2010).
 
-Each write has a field of its own. Its metadata holds `seen`: (writer, nonce) -> the highest stamp time that its author
-had seen of that client object. An entry is replaced where another's `seen` covers it and all that it had seen.
+Each write has a field of its own, which no other writer can write. Its metadata holds `seen`: (writer, nonce) -> the
+highest stamp time that its author had seen of that client object. An entry is replaced where another's `seen` covers
+it and all that it had seen.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import ClassVar, Final, NamedTuple
 from quorumcache.core.model import DELETE, METADATA_BYTES_MAX, SALT_BYTES, Header
 from quorumcache.core.types.base import GENERATION_BYTES, FieldEntry, FieldType, highest, metadata_of
 
-#: A field: 16 bytes that its author drew.
-SIBLING_FIELD_BYTES: Final = 16
+#: A field: its writer's key, and 8 bytes that its author drew.
+SIBLING_FIELD_BYTES: Final = 40
 #: Few: each write is compared with all of them.
 SIBLINGS_MAX: Final = 256
+#: Of one writer: what says to have seen as many client objects as there is room for, nothing can replace.
+SIBLINGS_OF_WRITER_MAX: Final = 64
 _ITEM: Final = struct.Struct(">40sQ")
 #: As many client objects as the metadata has room for.
 SEEN_MAX: Final = (METADATA_BYTES_MAX - GENERATION_BYTES) // _ITEM.size
@@ -97,9 +100,9 @@ class Siblings(FieldType):
     promised_max: ClassVar[int] = SIBLINGS_MAX // 4
 
     def fault_of_form(self, header: Header, field: bytes, details: bytes) -> str:
-        """16 random bytes; a vector in order, without what it could not have seen: itself."""
-        if len(field) != SIBLING_FIELD_BYTES:
-            return "a sibling's field has 16 bytes"
+        """A field of the writer's own; a vector in order, without what it could not have seen: itself."""
+        if len(field) != SIBLING_FIELD_BYTES or field[:32] != header.writer:
+            return "a sibling's field has 40 bytes, and belongs to the writer whose key it begins with"
         if header.kind == DELETE:
             return "siblings are replaced, not deleted one by one"
         if len(details) % _ITEM.size:
@@ -124,9 +127,16 @@ class Siblings(FieldType):
         return any(other != raw and covers(seen_of(other), raw) for other in others)
 
     def fits(self, header: Header, others: Collection[bytes]) -> bool:
-        """Whether the key keeps within its bound, with what this one replaces gone."""
+        """Whether key and writer keep within their bounds, with what this one replaces gone."""
         seen = seen_of(header.raw)
-        return sum(not covers(seen, raw) for raw in others) < self.fields_max
+        standing = [raw for raw in others if not covers(seen, raw)]
+        own = sum(raw[11:43] == header.writer for raw in standing)
+        return len(standing) < self.fields_max and own < SIBLINGS_OF_WRITER_MAX
+
+    @property
+    def full_detail(self) -> str:
+        """What is said where it does not fit."""
+        return f"the key has {SIBLINGS_MAX} siblings, or {SIBLINGS_OF_WRITER_MAX} of this writer: merge some first"
 
     @property
     def replaces(self) -> bool:
