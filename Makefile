@@ -13,7 +13,7 @@ READY := $(PY)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-postgres check bench sim notebooks
+.PHONY: help demo up test test-postgres attack fuzz check bench sim notebooks
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -29,6 +29,9 @@ test: $(READY)  ## Run the tests, except those marked slow.
 
 test-postgres: $(READY)  ## Run the tests that need a PostgreSQL server; it is installed where it is missing.
 	$(PY) -m pytest -q -m postgres $(ARGS)
+
+attack: $(READY)  ## Try all attacks of docs/threat-model.md against real sockets, slow ones too.
+	$(PY) -m pytest -q -m attack $(ARGS)
 
 check: $(READY)  ## Format, lint, types, import directions. Changes nothing.
 	$(PY) -m ruff format --check .

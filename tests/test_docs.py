@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration
 from quorumcache.core.node import NodeLimits
 from quorumcache.net import link, server
+from quorumcache.testing.byzantine import LIES
 from quorumcache.wire import codec, frame
 from tests.cluster import configuration_of
 
@@ -141,3 +143,27 @@ def test_tests_named_in_the_threat_model_exist() -> None:
     assert named
     for path, name in named:
         assert f"def {name or 'test_'}" in text_of(path), f"{path} has no {name}"
+
+
+def test_the_table_of_attacks_and_the_marked_tests_agree() -> None:
+    """Every attack has its test, every test marked as an attack is in the table, and each row says what is left."""
+    text = text_of("docs/threat-model.md")
+    table = text[text.index("## Attacks on real sockets") : text.index("## Rules, and the tests")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| ")
+    ]
+    assert [row[0] for row in rows[1:]] == [str(number) for number in range(1, len(rows))]
+    assert all(len(row) == 7 and all(row) for row in rows[1:])
+    named = [re.fullmatch(r"`(tests/[\w/]+\.py)::(\w+)(?:\[([\w-]+)\])?`", row[5]) for row in rows[1:]]
+    assert all(named)
+    assert len({match.group() for match in named if match}) == len(named) >= 40
+    marked = {
+        (str(path.relative_to(ROOT)), function.name)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        and any(ast.unparse(mark) == "pytest.mark.attack" for mark in function.decorator_list)
+    }
+    assert {(match.group(1), match.group(2)) for match in named if match} == marked
+    lies = {match.group(3) for match in named if match and match.group(3)}
+    assert lies == {kind.name for kind in LIES}

@@ -12,6 +12,10 @@ from quorumcache.net import tls
 
 BACKLOG: Final = 512
 SHUTDOWN_S_MAX: Final = 1.0
+#: How long a connection has for its first request's head, TLS included, and how many may be at that at once.
+HEAD_S_MAX: Final = 10.0
+SILENT_MAX: Final = 512
+KEEPALIVE_S_MAX: Final = 75.0
 
 
 class _Site(web.BaseSite):
@@ -33,9 +37,10 @@ class _Site(web.BaseSite):
         await super().start()
         server = self._runner.server
         assert server is not None
+        accepts = _Accepts(server)
         bounds = (tls.HANDSHAKE_S_MAX, tls.SHUTDOWN_S_MAX) if self._context is not None else (None, None)
         self._server = await asyncio.get_running_loop().create_server(
-            server,
+            accepts,
             self._host,
             self._port,
             ssl=self._context,
@@ -44,6 +49,28 @@ class _Site(web.BaseSite):
             ssl_handshake_timeout=bounds[0],
             ssl_shutdown_timeout=bounds[1],
         )
+
+
+class _Accepts:
+    """Makes what serves a new connection, and ends those that ask for nothing: after `HEAD_S_MAX`, or earlier where too
+    many of them wait. aiohttp itself waits for ever for the first line of a first request."""
+
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
+        self._silent: dict[web.RequestHandler, asyncio.TimerHandle] = {}
+
+    def __call__(self) -> web.RequestHandler:
+        handler = self._server()
+        while len(self._silent) >= SILENT_MAX:
+            self._end(next(iter(self._silent)))
+        self._silent[handler] = asyncio.get_running_loop().call_later(HEAD_S_MAX, self._end, handler)
+        return handler
+
+    def _end(self, handler: web.RequestHandler) -> None:
+        self._silent.pop(handler).cancel()
+        # One that has sent the head of a request is bounded by what serves it.
+        if not handler._request_count and handler.transport is not None:
+            handler.transport.abort()
 
 
 class Listener:
@@ -58,7 +85,7 @@ class Listener:
 
     async def start(self, app: web.Application) -> None:
         """Listen. Raises OSError where the address cannot be had."""
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S_MAX)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S_MAX, keepalive_timeout=KEEPALIVE_S_MAX)
         await runner.setup()
         try:
             await _Site(runner, self.host, self.port, self._context).start()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
@@ -20,7 +21,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from quorumcache.core.config import Configuration
 from quorumcache.core.messages import Reply, Request
 from quorumcache.net import tls
+from quorumcache.net.admission import Admission
 from quorumcache.net.listening import Listener
+from quorumcache.net.turns import QUANTUM_NS, Turns
 from quorumcache.wire import codec
 from quorumcache.wire import handshake as h
 from quorumcache.wire.codec import Unreadable
@@ -93,7 +96,9 @@ class NodeServer:
         self._key = key
         self._handler = handler
         self._compress = compress
-        self._sessions_max = sessions_max
+        self._admission = Admission(sessions_max, frozenset(node.key for node in configuration.nodes))
+        #: Whose turn it is, by keys.
+        self.turns = Turns()
         self._wrap = wrap
         self._sockets: set[web.WebSocketResponse] = set()
 
@@ -139,17 +144,26 @@ class NodeServer:
             max_msg_size=FRAME_BYTES_MAX, heartbeat=HEARTBEAT_S, compress=False, writer_limit=1 << 20
         )
         await websocket.prepare(request)
-        if self.sessions_count >= self._sessions_max:
-            self.sessions_refused_count += 1
-            detail = f"the node has its {self._sessions_max} sessions; try again later"
-            await websocket.send_bytes(h.refusal(h.TOO_MANY, detail))
-            await websocket.close()
-            return websocket
         self.sessions_count += 1
         self._sockets.add(websocket)
+        admission, client = self._admission, None
+
+        def give_up() -> None:
+            if request.transport is not None:
+                request.transport.abort()
+
+        admission.opens(websocket, give_up)
         try:
             channel = await self._open(websocket)
             if channel is not None:
+                admission.opened(websocket)
+                if refusal := admission.refusal(channel.client):
+                    # As many asked for the last places at once.
+                    self.sessions_refused_count += 1
+                    await self._close(websocket, aiohttp.WSCloseCode.TRY_AGAIN_LATER, refusal)
+                    return websocket
+                client = channel.client
+                admission.enter(client)
                 await self._serve(websocket, channel)
         except Unreadable as fault:
             # A peer's fault, and its session's end; nobody else's.
@@ -162,6 +176,9 @@ class NodeServer:
             self.sessions_broken_count += 1
         finally:
             self.sessions_count -= 1
+            admission.opened(websocket)
+            if client is not None:
+                admission.leave(client)
             self._sockets.discard(websocket)
             # aiohttp sets the heartbeat anew for what arrives while a session closes, and its timer then holds all of
             # the session for as long: who breaks sessions on purpose could fill the memory.
@@ -240,30 +257,33 @@ class NodeServer:
                 "use a key file that was made for this cluster, or have its administrators add the key"
             )
             return h.refusal(h.UNKNOWN_CLIENT, detail)
-        return None
+        too_many = self._admission.refusal(hello.client)
+        return h.refusal(h.TOO_MANY, too_many) if too_many else None
 
     async def _serve(self, websocket: web.WebSocketResponse, channel: h.Channel) -> None:
         handle, stored, encode = self._handler.handle, self._handler.stored, codec.encode
         lacking = self._handler.lacking
         open_, seal, wrap = channel.opener.open, channel.sealer.seal, self._wrap
         receive, send_bytes = websocket.receive, websocket.send_bytes
-        binary, client = aiohttp.WSMsgType.BINARY, channel.client
+        binary, client, turns, clock_ns = aiohttp.WSMsgType.BINARY, channel.client, self.turns, time.perf_counter_ns
         while True:
             message = await receive()
             if message.type is not binary:
                 if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.ERROR):
                     raise Unreadable("a message that is no binary frame, or over its bound")
                 return
+            if (turn := turns.wait(client)) is not None:
+                await turn
             parts: list[bytes] = []
             handled: list[Request] = []
             late: list[tuple[int, Request]] = []
-            size = 0
+            size, began_ns = 0, clock_ns()
             for request in codec.decode_requests(open_(message.data)):
                 reply = handle(request, client)
                 handled.append(request)
                 if reply is None:
-                    continue
-                if more := lacking(request):
+                    pass
+                elif more := lacking(request):
                     late.append((len(parts), request))
                     parts.append(b"")
                     size += more
@@ -271,16 +291,22 @@ class NodeServer:
                     part = encode(reply)
                     parts.append(part)
                     size += len(part)
-                if size > REPLIES_BYTES_GOAL:
+                if size > REPLIES_BYTES_GOAL or clock_ns() - began_ns > QUANTUM_NS:
                     if late:
                         parts = self._completed(parts, late, client)
+                    turns.used(client, clock_ns() - began_ns)
                     if (now := stored()) is not True:
                         parts = await self._when_stored(now, handled, client, parts)
-                    await self._send(send_bytes, seal(codec.join(parts)), wrap)
+                    if parts:
+                        await self._send(send_bytes, seal(codec.join(parts)), wrap)
                     parts, handled, late, size = [], [], [], 0
                     await asyncio.sleep(0)
+                    if (turn := turns.wait(client)) is not None:
+                        await turn
+                    began_ns = clock_ns()
             if late:
                 parts = self._completed(parts, late, client)
+            turns.used(client, clock_ns() - began_ns)
             if (now := stored()) is not True:
                 parts = await self._when_stored(now, handled, client, parts)
             if parts:

@@ -39,6 +39,7 @@ async def _write(client: Client, latest: dict[str, int], numbers: "itertools.cou
     latest[KEYS[0]] = single
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("behaviour", [kind.name for kind in LIES])
 async def test_one_liar_of_four_changes_nothing(behaviour: str) -> None:
     async with LocalCluster(writers=("a", "b"), byzantine={1: "honest"}) as cluster:
@@ -49,6 +50,7 @@ async def test_one_liar_of_four_changes_nothing(behaviour: str) -> None:
         await _exercise(cluster, [1])
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "behaviours",
     [

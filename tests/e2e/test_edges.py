@@ -36,6 +36,7 @@ def _changed(cluster: LocalCluster, **changes: object) -> SignedConfiguration:
     return SignedConfiguration(configuration, ((admin.public, admin.sign(unsigned.signed_message)),))
 
 
+@pytest.mark.attack
 async def test_another_cluster_epoch_or_key_is_a_clear_error_at_the_handshake() -> None:
     async with LocalCluster() as cluster:
         with pytest.raises(Unavailable, match="belongs to cluster 'local', the client asks for 'other'"):
@@ -69,6 +70,7 @@ async def test_keys_values_and_batches_over_their_bounds_are_refused_before_anyt
         assert await client.get("k" * 1024) == bytes(1000)
 
 
+@pytest.mark.attack
 async def test_a_replayed_frame_ends_its_session_only() -> None:
     """Without TLS, where others than the client could do that."""
     async with LocalCluster(tls=False) as cluster, await cluster.client() as client, aiohttp.ClientSession() as http:
@@ -126,6 +128,7 @@ async def test_a_callers_timeout_and_a_silent_quorum_leave_nothing_behind() -> N
         assert client._engine.core.is_idle
 
 
+@pytest.mark.attack
 async def test_a_client_that_reads_no_replies_is_not_read_from_and_costs_no_memory() -> None:
     """Flow control: a node stops taking requests from who does not take its replies, and serves the others."""
     async with LocalCluster() as cluster, await cluster.client() as client, aiohttp.ClientSession() as http:
@@ -150,6 +153,7 @@ async def test_a_client_that_reads_no_replies_is_not_read_from_and_costs_no_memo
         await websocket.close()
 
 
+@pytest.mark.attack
 async def test_flooding_beyond_the_credit_waits_and_ends_well() -> None:
     """More under way than the node's credit window and the client's backlog bound the memory of; all of it ends."""
     async with LocalCluster() as cluster, await cluster.client() as client:

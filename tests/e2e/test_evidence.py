@@ -62,6 +62,7 @@ async def audited(
     return sorted((v.role, name_of(configuration, v)) for v, _ in findings.proofs), findings
 
 
+@pytest.mark.attack
 async def test_an_audit_names_the_equivocating_writer_and_node_and_nobody_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +94,7 @@ async def test_an_audit_names_the_equivocating_writer_and_node_and_nobody_else(
     assert "under one stamp" in capsys.readouterr().out
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("behaviour", ["lying-floor", "stale"])
 async def test_a_node_is_held_to_what_it_signed(behaviour: str) -> None:
     """Retraction: it signs the truth while nothing is at stake, and then a lie."""

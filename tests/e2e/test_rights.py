@@ -37,6 +37,7 @@ async def cluster() -> AsyncIterator[LocalCluster]:
         yield cluster
 
 
+@pytest.mark.attack
 async def test_each_may_do_what_the_configuration_says(cluster: LocalCluster) -> None:
     owner = await cluster.client("owner", namespace="closed")
     guest = await cluster.client("guest", namespace="closed")
@@ -69,6 +70,7 @@ async def test_each_may_do_what_the_configuration_says(cluster: LocalCluster) ->
     assert await stranger.within("default").get("k") == b"v"
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("who", ["guest", "", "busy"])
 async def test_a_node_gives_nothing_to_whoever_asks_by_hand(cluster: LocalCluster, who: str) -> None:
     """A client of one's own, that does not ask itself first, and then one message after another."""
@@ -109,6 +111,7 @@ async def test_a_node_gives_nothing_to_whoever_asks_by_hand(cluster: LocalCluste
     assert told[f"{who or 'a client without a key'}: read"] == 14
 
 
+@pytest.mark.attack
 async def test_a_session_has_the_rights_of_the_key_that_it_proved_and_no_others(cluster: LocalCluster) -> None:
     """A proven key stays with its session, also where another's session comes and goes beside it."""
     configuration, slot = cluster.configuration, slot_of(b"closed", b"mine")
@@ -122,6 +125,7 @@ async def test_a_session_has_the_rights_of_the_key_that_it_proved_and_no_others(
             await websocket.close()
 
 
+@pytest.mark.attack
 async def test_limits_of_a_writer_hold_it_back_and_nobody_else(cluster: LocalCluster) -> None:
     busy = await cluster.client("busy", namespace="closed")
     with pytest.raises(PermissionDenied, match="values of the writer busy have at most 100 bytes"):
@@ -137,6 +141,7 @@ async def test_limits_of_a_writer_hold_it_back_and_nobody_else(cluster: LocalClu
     assert cluster.node(0).status()["denied"]["busy: limit"] > 0
 
 
+@pytest.mark.attack
 async def test_the_http_api_has_the_rights_of_its_key(cluster: LocalCluster) -> None:
     guest = await cluster.client("guest", namespace="closed")
     gateway = HttpGateway(guest, host="127.0.0.1", port=0)
@@ -174,6 +179,7 @@ async def test_recovery_still_gets_everything(cluster: LocalCluster) -> None:
         await websocket.close()
 
 
+@pytest.mark.attack
 async def test_rights_and_limits_hold_for_fields_too() -> None:
     """Elements of sets are fields: each added is a write, each removed a delete, and they are counted."""
     spaces = (NamespaceInfo("tags", type="set", writers=("owner",)),)

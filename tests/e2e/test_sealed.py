@@ -45,6 +45,7 @@ def kept(cluster: LocalCluster) -> bytes:
     return bytes(found)
 
 
+@pytest.mark.attack
 async def test_nodes_cannot_read_values(cluster: LocalCluster) -> None:
     client = await client_of(cluster)
     await client.set("a key in sight", b"a value out of sight")
@@ -61,6 +62,7 @@ async def test_nodes_cannot_read_values(cluster: LocalCluster) -> None:
     assert await client.get("a key in sight") is None
 
 
+@pytest.mark.attack
 async def test_nodes_cannot_read_hidden_keys_either(cluster: LocalCluster) -> None:
     client = await client_of(cluster, "hidden")
     await client.set_many({"a key out of sight": b"1", b"another" * 100: b"2"})
@@ -101,6 +103,7 @@ async def _as_they_are(cluster: LocalCluster) -> Client:
     return client
 
 
+@pytest.mark.attack
 async def test_a_writer_without_the_key_cannot_swap_or_bring_back_values(cluster: LocalCluster) -> None:
     """What the associated data adds to the certificate: a right to write is not enough to move what others sealed."""
     client, mallory = await client_of(cluster), await _as_they_are(cluster)

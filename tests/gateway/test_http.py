@@ -127,6 +127,7 @@ async def test_misuse_is_told_apart_from_a_miss(
     assert await status_and_error(http, method, path, data) == expected
 
 
+@pytest.mark.attack
 async def test_a_page_whose_name_points_here_is_turned_away(http: aiohttp.ClientSession) -> None:
     assert await status_and_error(http, "GET", "/v1/default/k", Host="evil.example") == (421, "other_host")
     assert await status_and_error(http, "GET", "/healthz", Host="127.0.0.1.evil.example:80") == (421, "other_host")
@@ -135,6 +136,7 @@ async def test_a_page_whose_name_points_here_is_turned_away(http: aiohttp.Client
             assert response.status == 200
 
 
+@pytest.mark.attack
 async def test_a_client_without_a_key_may_not_write(cluster: LocalCluster) -> None:
     async with serving(await cluster.client(None)) as http:
         assert await status_and_error(http, "PUT", "/v1/default/k", b"v") == (403, "permission_denied")

@@ -145,6 +145,7 @@ class Impostor:
 # --- who stands between ---
 
 
+@pytest.mark.attack
 async def test_whoever_passes_bytes_on_sees_nothing() -> None:
     between = Between()
     async with listening(between.serve) as port, own_cluster(port) as own:
@@ -159,6 +160,7 @@ async def test_whoever_passes_bytes_on_sees_nothing() -> None:
             assert word not in between.seen
 
 
+@pytest.mark.attack
 async def test_whoever_alters_a_byte_ends_a_connection_and_no_more() -> None:
     between = Between()
     async with listening(between.serve) as port, own_cluster(port) as own:
@@ -173,6 +175,7 @@ async def test_whoever_alters_a_byte_ends_a_connection_and_no_more() -> None:
             assert not client.counts["lies_rejected"]
 
 
+@pytest.mark.attack
 async def test_whoever_ends_tls_with_a_key_of_its_own_is_told_nothing() -> None:
     """The message names the key that was expected and the one that was shown."""
     impostor = Impostor()
@@ -189,6 +192,7 @@ async def test_whoever_ends_tls_with_a_key_of_its_own_is_told_nothing() -> None:
     assert not impostor.told, "a client spoke before it knew to whom"
 
 
+@pytest.mark.attack
 async def test_a_node_at_another_nodes_address_is_not_that_node() -> None:
     between = Between()
     async with listening(between.serve) as port, own_cluster(port) as own:
@@ -230,6 +234,7 @@ def _old_version(key: SigningKey, _: Path) -> ssl.SSLContext:
     return context
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("make", "words"),
     [(_elliptic, "it showed no ed25519 key"), (_old_version, "has TLSv1.2, and TLS 1.3 is needed")],
@@ -310,6 +315,7 @@ async def test_without_tls_a_cluster_works_and_says_what_that_means() -> None:
 # --- clients ---
 
 
+@pytest.mark.attack
 async def test_a_key_that_the_cluster_does_not_know_is_refused_by_name() -> None:
     async with LocalCluster() as cluster:
         with pytest.raises(PermissionDenied, match=STRANGER.public.hex()):
@@ -330,6 +336,7 @@ async def cluster_client(cluster: LocalCluster, key: SigningKey) -> None:
     await (await Client.connect(cluster.signed, key=key, timeout=2)).close()
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("encrypted", [True, False], ids=["TLS", "no TLS"])
 async def test_naming_a_writers_key_without_having_it_ends_the_session(encrypted: bool) -> None:
     async with LocalCluster(tls=encrypted) as cluster, aiohttp.ClientSession() as http:
@@ -355,6 +362,7 @@ async def test_naming_a_writers_key_without_having_it_ends_the_session(encrypted
         await other.close()
 
 
+@pytest.mark.attack
 async def test_a_client_that_never_proves_its_key_loses_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quorumcache.net.server.HELLO_S_MAX", 0.1)
     async with LocalCluster() as cluster, aiohttp.ClientSession() as http:
@@ -371,6 +379,7 @@ async def test_a_client_that_never_proves_its_key_loses_its_session(monkeypatch:
 # --- junk ---
 
 
+@pytest.mark.attack
 async def test_junk_below_tls_harms_nobody(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Random bytes, records that lie about their length, hellos cut short, and silence: all end, nothing is kept."""
     monkeypatch.setattr(tls, "HANDSHAKE_S_MAX", 0.5)
@@ -409,6 +418,7 @@ async def test_junk_below_tls_harms_nobody(monkeypatch: pytest.MonkeyPatch, capl
         assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
 
 
+@pytest.mark.attack
 async def test_a_certificate_that_is_none_is_no_key() -> None:
     """Whatever a peer shows as a certificate, the answer is a key or none."""
     randomness = random.Random(5)
