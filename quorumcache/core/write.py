@@ -7,26 +7,15 @@ sockets, or what values mean.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from quorumcache.core import merkle
 from quorumcache.core import messages as m
-from quorumcache.core.certificate import grant_string, intent_string
+from quorumcache.core.certificate import grant_string
+from quorumcache.core.commits import ASKED, CERTIFIED, LEFT, Commits, generation_of_write
 from quorumcache.core.config import Group
-from quorumcache.core.machine import HEDGE_US, RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
-from quorumcache.core.model import (
-    SALT_BYTES,
-    STAMP_BYTES,
-    TIME_US_MAX,
-    Certificate,
-    Entry,
-    Grant,
-    digest_of,
-    encode_header,
-    stamp_of,
-    stamp_time,
-    value_hash_of,
-)
+from quorumcache.core.draft import draft
+from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, is_worth_asking_again
+from quorumcache.core.model import STAMP_BYTES, Entry, Grant, stamp_time
 from quorumcache.core.outcome import DENIED, MISMATCH, UNAVAILABLE, UNKNOWN, Failed, Written
 from quorumcache.core.quorum import full_bitmap, is_bitmap
 from quorumcache.core.read import rejection
@@ -44,153 +33,42 @@ from quorumcache.core.refusal import (
     tombstone_in,
     waits_for_another,
 )
-from quorumcache.core.settle import Overtaken, commit_of
+from quorumcache.core.settle import Overtaken
 
 if TYPE_CHECKING:
     from quorumcache.core.coordinator import Coordinator
 
 
-#: How often a node that says it lacks a base is given it at once; a liar would say so for ever.
-_BASES_GIVEN_MAX: Final = 3
-
-# How far a header of the batch is.
-_ASKED, _CERTIFIED, _LEFT = 0, 1, 2
-
-
-def _generation_of(write: PendingWrite) -> bytes:
-    return write.metadata[:STAMP_BYTES] if isinstance(write, FieldWrite) else b""
-
-
-class _CommitPart:
-    """One commit message of a batch: its positions, and who answered for which."""
-
-    __slots__ = ("full", "gone", "gone_us", "partial", "positions", "request", "revoked", "sent_us", "without_base")
-
-    def __init__(self, positions: list[int], request: m.Commit, sent_us: int) -> None:
-        self.positions = positions
-        self.sent_us = sent_us
-        self.request = request
-        self.gone: dict[int, set[int]] = {}  # place of a field -> nodes where its generation is not, and will not be
-        self.gone_us = 0  # when the first said so
-        self.without_base: dict[int, int] = {}  # node -> how often it lacked a base
-        self.full: set[int] = set()  # nodes that hold all of it
-        self.partial: dict[int, set[int]] = {}  # node -> places in `positions` that it answered for
-        self.revoked: set[int] = set()
-
-
-class WriteBatch(Machine):
+class WriteBatch(Commits):
     """One batch: headers, intent, grants, commits."""
 
     __slots__ = (
         "_again_us",
-        "_answered_us",
-        "_bases",
-        "_certified_bases",
-        "_commits",
-        "_context",
-        "_grants",
-        "_group",
-        "_headers",
-        "_id",
-        "_leaves",
-        "_left",
         "_prepare",
         "_quorum_us",
         "_refusals",
         "_rejects",
-        "_resend_at_us",
-        "_resend_us",
-        "_root",
-        "_salted",
         "_sent_us",
-        "_signature",
-        "_stamps",
-        "_states",
         "_waits",
-        "_writes",
     )
 
     def __init__(self, context: Coordinator, group: Group, writes: list[PendingWrite], now_us: int) -> None:
-        self._context = context
-        self._group = group
-        self._writes = writes
         configuration = context.configuration
         for write in writes:
             write.attempt += 1
             if not write.deadline_us:
                 write.deadline_us = now_us + configuration.op_time_us
-        super().__init__(now_us + RESEND_US, min(write.deadline_us for write in writes))
-        self._resend_us = RESEND_US
-        self._resend_at_us = now_us + RESEND_US
-        time_us = context.clock.next_us(now_us)
-        salts = context.random_bytes(SALT_BYTES * len(writes))
-        writer = context.writer
-        assert writer is not None
-        assert context.sign is not None
-        self._headers: list[bytes] = []
-        self._salted: list[bytes] = []
-        self._stamps: list[bytes] = []
-        self._certified_bases: set[bytes] = set()
-        self._bases = {write.slot: i for i, write in enumerate(writes) if write.begins}
-        digests: list[bytes] = []
-        nonce = context.nonce  # Not a later one: the fields of a new generation are not below their base.
-        common = stamp_of(time_us, writer, nonce)
-        # All of them at first: noting one may forget another of this batch, and the nonce stays.
-        ahead_us = [context.ahead_of(write.slot) for write in writes]
-        for i, write in enumerate(writes):
-            stamp = common
-            least_us = max(write.time_min_us, ahead_us[i] + 1)
-            if isinstance(write, FieldWrite):
-                # A base comes before what it begins with: `self._stamps` has it.
-                base = write.creates
-                generation = write.metadata[:STAMP_BYTES] if base is None else self._stamps[self._bases[base.slot]]
-                details = write.details(generation) if callable(write.details) else write.details
-                write.metadata = generation + details
-                # Not below its generation, which may be another's stamp, or one that this very slot has had already.
-                least_us = max(
-                    least_us,
-                    stamp_time(generation) + (base is None),
-                    context.type_of(write.slot).after_us(details, common[8:]) + 1,
-                )
-            if least_us > time_us:
-                if least_us > TIME_US_MAX:
-                    # There is no later time, so another nonce: no node takes such a stamp, but none is used twice.
-                    least_us, stamp = TIME_US_MAX, stamp_of(TIME_US_MAX, writer, context.random_u64())
-                else:
-                    stamp = stamp_of(least_us, writer, nonce)
-                context.note_ahead(write.slot, least_us, now_us)
-            value = write.value if write.seal is None else write.seal(write.slot, stamp, write.value)
-            salted = salts[i * SALT_BYTES : (i + 1) * SALT_BYTES] + value
-            header = encode_header(
-                write.slot,
-                stamp,
-                write.kind,
-                value_hash_of(salted),
-                len(value),
-                write.expires_at_us,
-                write.metadata,
-            )
-            if isinstance(write, FieldWrite):
-                write.stamp, write.is_first = stamp, write.creates is not None
-            self._stamps.append(stamp)
-            self._salted.append(salted)
-            self._headers.append(header)
-            digests.append(digest_of(header))
-        self._leaves = b"".join(digests)
-        self._root = merkle.root_of(self._leaves)
-        self._signature = context.sign(intent_string(configuration.digest, group.id, self._root))
-        self._states = bytearray(len(writes))
-        self._left = len(writes)
-        self._grants: dict[int, Grant] = {}
+        proposed = draft(context, group, writes, now_us)
+        super().__init__(context, group, writes, proposed, now_us, min(write.deadline_us for write in writes))
         self._refusals: dict[int, dict[int, m.Refusal]] = {}  # node -> position -> refusal
         self._rejects: dict[int, m.Reject] = {}
         self._quorum_us = 0
         self._sent_us = now_us
         self._again_us = 0
         self._waits = 0
-        self._commits: dict[int, _CommitPart] = {}
-        self._id = context.new_id(self)
-        self._prepare = m.Prepare(self._id, configuration.digest, group.id, writer, self._signature, self._headers)
+        self._prepare = m.Prepare(
+            self._id, configuration.digest, group.id, proposed.writer, proposed.signature, proposed.headers
+        )
         context.send(group.members, self._prepare)
         context.counts["write_attempts"] += len(writes)
 
@@ -210,7 +88,7 @@ class WriteBatch(Machine):
             self._take_committed(request_id, node, reply, now_us)
 
     def _take_prepared(self, node: int, reply: m.PrepareReply, now_us: int) -> None:
-        if node in self._refusals or _ASKED not in self._states:
+        if node in self._refusals or ASKED not in self._states:
             return
         context = self._context
         count = len(self._writes)
@@ -220,7 +98,7 @@ class WriteBatch(Machine):
             position >= count or bitmap[position >> 3] >> (position & 7) & 1 for position in refusals
         )
         if not lie and any(bitmap):
-            message = grant_string(context.configuration.digest, self._group.id, self._root, bitmap)
+            message = grant_string(context.configuration.digest, self._group.id, self._draft.root, bitmap)
             key = context.configuration.nodes[node].key
             if context.verifier.is_signed(key, message, reply.signature):
                 self._grants[node] = Grant(node, bitmap, reply.signature)
@@ -251,7 +129,7 @@ class WriteBatch(Machine):
                 self._sent_us = 0
         late = now_us >= self._quorum_us + configuration.grace_us
         outstanding = len(self._group.members) - answered - len(self._rejects)
-        asked = [i for i, state in enumerate(self._states) if state == _ASKED]
+        asked = [i for i, state in enumerate(self._states) if state == ASKED]
         full = full_bitmap(len(self._writes))
         if sum(grant.bitmap == full for grant in self._grants.values()) >= q:
             self._certify(asked, now_us)
@@ -270,12 +148,12 @@ class WriteBatch(Machine):
         if certified:
             self._certify(certified, now_us)
         for i in refused:
-            if self._states[i] == _ASKED:
+            if self._states[i] == ASKED:
                 self._refused(i, may_wait, now_us)
-        if certified and any(self._writes[i].begins for i in certified) and _ASKED in self._states:
+        if certified and any(self._writes[i].begins for i in certified) and ASKED in self._states:
             self._evaluate(now_us)  # The fields that waited for their base.
             return
-        if _ASKED in self._states:
+        if ASKED in self._states:
             self._schedule(now_us)
         self._close_if_done()
 
@@ -292,7 +170,7 @@ class WriteBatch(Machine):
         context = self._context
         configuration = context.configuration
         f, q = configuration.f, configuration.q
-        write, stamp = self._writes[i], self._stamps[i]
+        write, stamp = self._writes[i], self._draft.stamps[i]
         refusals = {n: found[i] for n, found in self._refusals.items() if i in found}
         granted = sum(grant.bitmap[i >> 3] >> (i & 7) & 1 for grant in self._grants.values())
         generation = write.metadata[:STAMP_BYTES] or stamp
@@ -388,7 +266,7 @@ class WriteBatch(Machine):
         """The base of these fields is not to be: they fail with it, or learn what there is instead. `strays`: what
         stands in its way, `blocked`: the live generation that does, for long enough."""
         for i, write in enumerate(self._writes):
-            if isinstance(write, FieldWrite) and write.creates is base and self._states[i] != _LEFT:
+            if isinstance(write, FieldWrite) and write.creates is base and self._states[i] != LEFT:
                 self._leave(i)
                 if failed is not None:
                     self._context.finish_write(write, failed)
@@ -416,7 +294,7 @@ class WriteBatch(Machine):
         def finish(done: bool, at_us: int) -> None:
             if done:
                 context.counts["writes_overtaken"] += 1
-                written = Written(stamp, overtaken=not write.wipes, generation=_generation_of(write))
+                written = Written(stamp, overtaken=not write.wipes, generation=generation_of_write(write))
                 context.finish_write(write, written)
             else:
                 self._raise_time(write, stamp, [above], [], at_us)
@@ -426,211 +304,19 @@ class WriteBatch(Machine):
             Overtaken(context, self._group, write.slot, above, write.deadline_us, finish, now_us, generation, entry)
         )
 
-    def _leave(self, i: int) -> None:
-        self._states[i] = _LEFT
-        self._left -= 1
-
-    # --- commit ---
-
-    def _certify(self, positions: list[int], now_us: int) -> None:
-        """q grants promise these headers: commit them at the whole group."""
-        context = self._context
-        configuration = context.configuration
-        grants = sorted(self._grants.values(), key=lambda grant: grant.node)
-        full = full_bitmap(len(self._writes))
-        whole = [grant for grant in grants if grant.bitmap == full]
-        if len(whole) >= configuration.q:
-            grants = whole[: configuration.q]
-        certificate = Certificate(
-            configuration.digest,
-            self._group.id,
-            self._root,
-            len(self._writes),
-            self._prepare.writer,
-            self._signature,
-            tuple(grants),
-        )
-        part: list[int] = []
-        size = 0
-        self._certified_bases.update(self._writes[i].slot for i in positions if self._writes[i].begins)
-        for i in positions:
-            self._states[i] = _CERTIFIED
-            write = self._writes[i]
-            if isinstance(write, FieldWrite):
-                write.committed = write.metadata[:STAMP_BYTES]
-            cost = len(self._salted[i]) + len(self._headers[i])
-            if part and size + cost > m.BATCH_BYTES_MAX:
-                self._commit(certificate, part, now_us)
-                part, size = [], 0
-            part.append(i)
-            size += cost
-        self._commit(certificate, part, now_us)
-        for i in positions:
-            if self._writes[i].begins:
-                path = merkle.path_of(self._leaves, i)
-                context.generations.known(Entry(self._headers[i], self._salted[i], certificate, i, path))
-        if _ASKED not in self._states:
-            context.forget(self._id)
-        self._resend_us = RESEND_US
-        self._resend_at_us = now_us + RESEND_US
-        self._schedule(now_us)
-
-    def _commit(self, certificate: Certificate, positions: list[int], now_us: int) -> None:
-        context = self._context
-        items = [m.Item(i, self._headers[i], self._salted[i]) for i in positions]
-        bundle = m.Bundle(certificate, self._leaves, items)
-        request = m.Commit(context.new_id(self), context.configuration.digest, [bundle])
-        self._commits[request.id] = _CommitPart(positions, request, now_us)
-        context.send(self._group.members, request)
-
-    def _take_committed(self, request_id: int, node: int, reply: m.CommitReply, now_us: int) -> None:
-        part = self._commits.get(request_id)
-        if part is None or node in part.full:
-            return
-        codes = reply.codes
-        count = len(part.positions)
-        if len(codes) != count:
-            self._context.suspect(node, 4.0, lie=True)
-            return
-        configuration = self._context.configuration
-        q = configuration.q
-        if codes.count(m.OK) == count:
-            part.full.add(node)
-            part.partial.pop(node, None)
-        else:
-            # Only OK and EVICTED count, of fields only OK; RECOVERING and FULL may turn into OK when asked again.
-            part.partial[node] = {
-                at
-                for at, code in enumerate(codes)
-                if code == m.OK or (code == m.EVICTED and not isinstance(self._writes[part.positions[at]], FieldWrite))
-            }
-            if m.OTHER in codes or m.EVICTED in codes:
-                part.gone_us = part.gone_us or now_us
-                self._note_gone(part, node, codes)
-            if m.NO_BASE in codes:
-                self._give_bases(part, node, codes)
-            if len(part.partial[node]) == count:
-                part.full.add(node)
-                del part.partial[node]
-            if m.REVOKED in codes:
-                part.revoked.add(node)
-        if not part.partial:
-            if len(part.full) >= q:
-                self._complete(request_id, part, range(count))
-        else:
-            whole = len(part.full)
-            holders = part.partial.values()
-            self._complete(
-                request_id,
-                part,
-                [at for at in range(count) if whole + sum(at in h for h in holders) >= q],
-            )
-            if part.gone:
-                self._leave_gone(request_id, part, now_us)
-                self._schedule(now_us)
-            if len(part.revoked) > configuration.n - q:
-                failed = Failed(UNKNOWN, "the writer was revoked while its write was on the way")
-                self._end_part(request_id, part, failed)
-        self._close_if_done()
-
-    def _note_gone(self, part: _CommitPart, node: int, codes: bytes) -> None:
-        for at, code in enumerate(codes):
-            if code in (m.OTHER, m.EVICTED) and isinstance(self._writes[part.positions[at]], FieldWrite):
-                part.gone.setdefault(at, set()).add(node)
-
-    def _leave_gone(self, request_id: int, part: _CommitPart, now_us: int) -> None:
-        """Fields that no quorum can hold any more under their generation are written again under another one."""
-        configuration = self._context.configuration
-        for at, nodes in list(part.gone.items()):
-            i = part.positions[at]
-            write = self._writes[i]
-            assert isinstance(write, FieldWrite)
-            if self._states[i] == _CERTIFIED and self._leaves_us(part, write, len(nodes)) <= now_us:
-                self._leave(i)
-                if len(nodes) >= configuration.q and self._context.generations.ends_with_its_generation(write, now_us):
-                    continue
-                self._context.generations.relearn(write, now_us, is_news=len(nodes) > configuration.n - configuration.q)
-        if all(self._states[i] == _LEFT for i in part.positions):
-            self._drop_part(request_id)
-
-    def _leaves_us(self, part: _CommitPart, write: FieldWrite, gone: int) -> int:
-        """When it is time to look for another generation, where so many nodes let go of this one."""
-        configuration = self._context.configuration
-        if gone <= configuration.n - configuration.q:
-            return self._given_up_us(part, write)
-        # Should q nodes say so, that may be its end: not worth a wait for who has time to write it again.
-        is_late = gone < configuration.q and part.gone_us >= self._context.generations.patient_until_us(write)
-        return part.gone_us + (HEDGE_US if is_late else 0)
-
-    def _given_up_us(self, part: _CommitPart, write: FieldWrite) -> int:
-        """When it is time to look for another generation, though only some node let go of this one: the others neither
-        do nor take the write. Once in a write's life."""
-        if write.given_up:
-            return write.deadline_us
-        patient_us = self._context.generations.patient_until_us(write)
-        return max(patient_us, part.sent_us + self._context.configuration.grace_us)
-
-    def _give_bases(self, part: _CommitPart, node: int, codes: bytes) -> None:
-        """The node has not heard of these fields' generation: send it the bases, and the fields once more."""
-        tries = part.without_base.get(node, 0)
-        part.without_base[node] = tries + 1
-        if tries < _BASES_GIVEN_MAX:
-            self._send_bases(part, node)
-            self._context.send((node,), part.request)
-
-    def _send_bases(self, part: _CommitPart, node: int) -> None:
-        context = self._context
-        given: set[bytes] = set()
-        for i in part.positions:
-            write = self._writes[i]
-            if self._states[i] == _CERTIFIED and isinstance(write, FieldWrite):
-                entry = context.generations.base_of(write.slot, write.metadata[:STAMP_BYTES])
-                if entry is not None and entry.header not in given:
-                    given.add(entry.header)
-                    context.send((node,), commit_of(context.unrouted_id(), context.configuration.digest, entry))
-
-    def _complete(self, request_id: int, part: _CommitPart, places: Any) -> None:
-        finish_write = self._context.finish_write
-        for at in places:
-            i = part.positions[at]
-            if self._states[i] == _CERTIFIED:
-                self._leave(i)
-                write = self._writes[i]
-                finish_write(write, Written(self._stamps[i], generation=_generation_of(write)))
-        if all(self._states[i] == _LEFT for i in part.positions):
-            self._drop_part(request_id)
-
-    def _end_part(self, request_id: int, part: _CommitPart, failed: Failed) -> None:
-        for i in part.positions:
-            if self._states[i] == _CERTIFIED:
-                self._leave(i)
-                self._context.finish_write(self._writes[i], failed)
-        self._drop_part(request_id)
-
-    def _drop_part(self, request_id: int) -> None:
-        if self._commits.pop(request_id, None) is not None:
-            self._context.forget(request_id)
-
     # --- ends and time ---
 
     def _fail_asked(self, failed: Failed, now_us: int) -> None:
         for i, state in enumerate(self._states):
-            if state == _ASKED:
+            if state == ASKED:
                 self._leave(i)
                 self._context.finish_write(self._writes[i], failed)
         self._close_if_done()
 
-    def _close_if_done(self) -> None:
-        if not self._left and not self.finished:
-            self.finished = True
-            self._context.forget(self._id)
-            for request_id in self._commits:
-                self._context.forget(request_id)
-
     def _schedule(self, now_us: int) -> None:
         """Set the deadline to what comes first: resend, end of grace, a wait for clocks or room, an operation's end."""
         deadline_us = self._resend_at_us
-        if _ASKED in self._states and self._quorum_us:
+        if ASKED in self._states and self._quorum_us:
             grace_end_us = self._quorum_us + self._context.configuration.grace_us
             if grace_end_us > now_us:
                 deadline_us = min(deadline_us, grace_end_us)
@@ -639,9 +325,9 @@ class WriteBatch(Machine):
         for part in self._commits.values():
             for at, nodes in part.gone.items():
                 write = self._writes[part.positions[at]]
-                if self._states[part.positions[at]] == _CERTIFIED and isinstance(write, FieldWrite):
+                if self._states[part.positions[at]] == CERTIFIED and isinstance(write, FieldWrite):
                     deadline_us = min(deadline_us, max(now_us + 1, self._leaves_us(part, write, len(nodes))))
-        ends = [write.deadline_us for write, state in zip(self._writes, self._states, strict=True) if state != _LEFT]
+        ends = [write.deadline_us for write, state in zip(self._writes, self._states, strict=True) if state != LEFT]
         if ends:
             self.end_us = min(ends)
         self.deadline_us = min(deadline_us, self.end_us)
@@ -650,7 +336,7 @@ class WriteBatch(Machine):
         """Resend, end grace times, end operations whose time is over."""
         context = self._context
         for i, write in enumerate(self._writes):
-            if self._states[i] != _LEFT and now_us >= write.deadline_us:
+            if self._states[i] != LEFT and now_us >= write.deadline_us:
                 self._expire(i, write, now_us)
         for request_id, part in list(self._commits.items()):
             if part.gone:
@@ -664,7 +350,7 @@ class WriteBatch(Machine):
             again = [
                 node
                 for node, refusals in self._refusals.items()
-                if any(self._states[i] == _ASKED and r.code in (m.AHEAD, m.BUSY, m.FULL) for i, r in refusals.items())
+                if any(self._states[i] == ASKED and r.code in (m.AHEAD, m.BUSY, m.FULL) for i, r in refusals.items())
             ]
             for node in again:
                 del self._refusals[node]
@@ -673,7 +359,7 @@ class WriteBatch(Machine):
             if again:
                 context.send(tuple(again), self._prepare)
                 self._resend_at_us = max(self._resend_at_us, now_us + RESEND_US)
-        if _ASKED in self._states and self._quorum_us:
+        if ASKED in self._states and self._quorum_us:
             self._evaluate(now_us)
             if not self._left:
                 return
@@ -686,7 +372,7 @@ class WriteBatch(Machine):
     def _resend(self) -> None:
         context = self._context
         members = self._group.members
-        if _ASKED in self._states:
+        if ASKED in self._states:
             silent = tuple(n for n in members if n not in self._refusals and is_worth_asking_again(n, self._rejects))
             if silent:
                 context.send(silent, self._prepare)
@@ -701,7 +387,7 @@ class WriteBatch(Machine):
                 context.send(silent, part.request)
 
     def _expire(self, i: int, write: PendingWrite, now_us: int) -> None:
-        certified = self._states[i] == _CERTIFIED
+        certified = self._states[i] == CERTIFIED
         self._leave(i)
         members = len(self._group.members)
         q = self._context.configuration.q
@@ -712,7 +398,7 @@ class WriteBatch(Machine):
             )
             self._context.finish_write(write, Failed(UNKNOWN, detail))
             for request_id, part in list(self._commits.items()):
-                if all(self._states[at] == _LEFT for at in part.positions):
+                if all(self._states[at] == LEFT for at in part.positions):
                     self._drop_part(request_id)
             return
         detail = write.trouble or (f"{len(self._refusals)} of {members} nodes answered in time, {q} are needed")

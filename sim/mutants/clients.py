@@ -8,6 +8,7 @@ import msgspec
 
 from quorumcache.core import messages as m
 from quorumcache.core import read, refusal, settle, write
+from quorumcache.core.commits import CERTIFIED, Commits
 from quorumcache.core.coordinator import Coordinator
 from quorumcache.core.model import Entry, Malformed, parse_header
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Written
@@ -191,7 +192,7 @@ def _same_nonce(patches: Patches) -> None:
 @add("4, write 4: q nodes have to answer for a write", fast=True)
 def _write_done_at_2f(patches: Patches) -> None:
     def make(take: Any) -> Any:
-        def mutant(self: WriteBatch, request_id: int, node: int, reply: m.CommitReply, now_us: int) -> None:
+        def mutant(self: Commits, request_id: int, node: int, reply: m.CommitReply, now_us: int) -> None:
             take(self, request_id, node, reply, now_us)
             part = self._commits.get(request_id)
             if part is not None and len(part.full) >= 2 * self._context.configuration.f:
@@ -200,7 +201,7 @@ def _write_done_at_2f(patches: Patches) -> None:
 
         return mutant
 
-    patches.wrap(WriteBatch, "_take_committed", make)
+    patches.wrap(Commits, "_take_committed", make)
 
 
 @add("4, write 2: only what a valid certificate proves counts", byzantine_nodes=1, lies=("refuse",))
@@ -288,12 +289,12 @@ def _refused_is_final(patches: Patches) -> None:
 @add("4: a refused write prepares again with another batch, committed or not")
 def _propose_again_after_commit(patches: Patches) -> None:
     def make(take: Any) -> Any:
-        def mutant(self: WriteBatch, request_id: int, node: int, reply: m.CommitReply, now_us: int) -> None:
+        def mutant(self: Commits, request_id: int, node: int, reply: m.CommitReply, now_us: int) -> None:
             take(self, request_id, node, reply, now_us)
             part = self._commits.get(request_id)
             if part is not None and m.EVICTED in reply.codes:
                 for place, i in enumerate(part.positions):
-                    if reply.codes[place : place + 1] == bytes([m.EVICTED]) and self._states[i] == write._CERTIFIED:
+                    if reply.codes[place : place + 1] == bytes([m.EVICTED]) and self._states[i] == CERTIFIED:
                         self._leave(i)
                         self._writes[i].time_min_us = 0
                         self._context.retry(self._writes[i], now_us, now_us)
@@ -301,4 +302,4 @@ def _propose_again_after_commit(patches: Patches) -> None:
 
         return mutant
 
-    patches.wrap(WriteBatch, "_take_committed", make)
+    patches.wrap(Commits, "_take_committed", make)

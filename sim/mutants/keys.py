@@ -8,6 +8,7 @@ import msgspec
 
 from quorumcache.core import fields
 from quorumcache.core import messages as m
+from quorumcache.core.commits import Commits
 from quorumcache.core.keys import Key
 from quorumcache.core.model import Entry, Header, digest_of
 from quorumcache.core.node import Node
@@ -19,7 +20,6 @@ from quorumcache.core.types import FieldType, siblings
 from quorumcache.core.types.base import base_slot_of, generation_of
 from quorumcache.core.types.counter import Counter
 from quorumcache.core.types.siblings import Siblings
-from quorumcache.core.write import WriteBatch
 from sim.mutants.base import Catalogue, Patches
 
 catalogue = Catalogue()
@@ -177,7 +177,7 @@ def _seen_unbounded(patches: Patches) -> None:
 @add("6, write: EVICTED never counts for a field", features_add=(*_TYPED, "evict", "wipe"))
 def _evicted_counts_for_fields(patches: Patches) -> None:
     def make(take: Any) -> Any:
-        def mutant(self: WriteBatch, request_id: int, node: int, reply: m.CommitReply, now_us: int) -> None:
+        def mutant(self: Commits, request_id: int, node: int, reply: m.CommitReply, now_us: int) -> None:
             part = self._commits.get(request_id)
             if part is not None and all(isinstance(self._writes[i], FieldWrite) for i in part.positions):
                 codes = reply.codes.replace(bytes((m.EVICTED,)), bytes((m.OK,)))
@@ -186,7 +186,7 @@ def _evicted_counts_for_fields(patches: Patches) -> None:
 
         return mutant
 
-    patches.wrap(WriteBatch, "_take_committed", make)
+    patches.wrap(Commits, "_take_committed", make)
 
 
 @add("6, read: q answers that hold one generation", features_add=(*_TYPED, "delete", "loss"))
