@@ -10,7 +10,7 @@ import pytest
 
 from quorumcache.client import engine
 from quorumcache.client.operations import MANY_MAX
-from quorumcache.core import config_model, merkle, model
+from quorumcache.core import config_rules, merkle, model
 from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration
 from quorumcache.core.node import NodeLimits
@@ -117,11 +117,11 @@ def test_limits_in_the_documents_are_the_codes() -> None:
         f"| sessions of a node | {server.SESSIONS_MAX:,} |",
         f"| memory for entries | {limits.bytes_max >> 20} MiB a node",
         f"| memory for promises | {limits.promises_bytes_max >> 20} MiB a node",
-        f"| `quota_bytes` of a namespace | {config_model.QUOTA_BYTES_MIN:,} at least",
+        f"| `quota_bytes` of a namespace | {config_rules.QUOTA_BYTES_MIN:,} at least",
         f"| open promises | {limits.promises_max:,} a node, {limits.open_max} a writer and slot |",
-        f"| faulty nodes | f up to {config_model.F_MAX} |",
-        f"| nodes in a cluster | {config_model.NODES_MAX:,} |",
-        f"| shards | {defaults['shards'].default:,} unless configured, {config_model.SHARDS_MAX:,} at most |",
+        f"| faulty nodes | f up to {config_rules.F_MAX} |",
+        f"| nodes in a cluster | {config_rules.NODES_MAX:,} |",
+        f"| shards | {defaults['shards'].default:,} unless configured, {config_rules.SHARDS_MAX:,} at most |",
     ):
         assert row in operations, row
     assert model.KEY_BYTES_MAX == model.FIELD_BYTES_MAX

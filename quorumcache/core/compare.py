@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from quorumcache.core import messages as m
+from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Group
 from quorumcache.core.keys import bucket_digest, bucket_of
 from quorumcache.core.model import Entry, Malformed, digest_of, header_slot
@@ -26,6 +27,18 @@ NO_RANK: Final = b""
 
 #: Of each slot, the highest entry, and the nodes that showed it.
 Tops = dict[bytes, tuple[Entry, set[int]]]
+
+
+def pooled(pool: dict[bytes, Entry], verifier: Verifier, entry: Entry, base_slot: bytes) -> Entry:
+    """The entry, of the key of this base, from `pool`; verified before it comes there, once, whoever shows it. Raises
+    Malformed."""
+    digest = digest_of(entry.header)
+    found = pool.get(digest)
+    if found is None:
+        if base_slot_of(verifier.check_entry(entry).slot) != base_slot:
+            raise Malformed("an entry of another key")
+        found = pool[digest] = entry
+    return found
 
 
 class View:
@@ -231,12 +244,9 @@ class Comparison:
         if reply.generation != view.generation:
             return False
         for entry in reply.entries:
-            digest = digest_of(entry.header)
-            if digest not in self._pool:
-                header = self._context.verifier.check_entry(entry)
-                if base_slot_of(header.slot) != self._slot or header.slot == self._slot:
-                    raise Malformed("a field of another key")
-                self._pool[digest] = entry
+            entry = pooled(self._pool, self._context.verifier, entry, self._slot)
+            if header_slot(entry.header) == self._slot:
+                raise Malformed("a base among the fields")
         listing.digests += [reply.digests[at : at + 32] for at in range(0, len(reply.digests), 32)]
         if len(listing.digests) > 4 * KEY_FIELDS_MAX:  # With what is promised beyond the bound, at whichever node.
             raise Malformed("a listing without end")

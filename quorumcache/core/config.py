@@ -1,7 +1,8 @@
 """Reading and writing configurations: documents (plain dicts) and TOML text, strictly.
 
 Belongs here: shapes and types, and errors that name the field. What the values have to satisfy is in
-config_model.py, whose names are all importable from here. Must not open files: text comes in and goes out.
+config_rules.py, what they are in config_model.py, whose names are all importable from here. Must not open files: text
+comes in and goes out.
 """
 
 import json
@@ -10,12 +11,6 @@ import tomllib
 from typing import Final
 
 from quorumcache.core.config_model import (
-    ADMINS_MAX,
-    NAMESPACES_MAX,
-    NODES_MAX,
-    SIGNATURE_BYTES,
-    US,
-    WRITERS_MAX,
     Configuration,
     Group,
     NamespaceInfo,
@@ -27,6 +22,7 @@ from quorumcache.core.config_model import (
     to_document,
     warnings_of,
 )
+from quorumcache.core.config_rules import ADMINS_MAX, NAMESPACES_MAX, NODES_MAX, SIGNATURE_BYTES, US, WRITERS_MAX
 from quorumcache.core.rights import ANYONE, EVERY_WRITER, LIMIT_NAMES, RIGHTS_MAX, ROLES, Limits, RightInfo
 from quorumcache.errors import ConfigurationError
 

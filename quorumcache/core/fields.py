@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from quorumcache.core import messages as m
 from quorumcache.core import noticing
-from quorumcache.core.keys import Key, bucket_of
+from quorumcache.core.keys import PACKED_BYTES_EACH, Key, bucket_of, pack
 from quorumcache.core.model import DELETE, Entry, Header, Malformed, header_expires_at, slot_parts, stamp_time
-from quorumcache.core.slots import Held, Promise
+from quorumcache.core.slots import Held, Promise, Slots
 from quorumcache.core.types.base import (
     GENERATION_BYTES,
     KEY_FIELDS_MAX,
@@ -255,3 +255,38 @@ def _key_at(node: Node, slot: bytes) -> tuple[Key | None, int]:
 def proof_cost(held: Held) -> int:
     """About how many bytes an entry's certificate and path take in a reply."""
     return 512 + 96 * len(held.batch.certificate.grants)
+
+
+def read_keys(node: Node, request: m.Read, now_us: int) -> m.Reply:
+    """As a node answers any read, in a cluster with namespaces whose keys have fields."""
+    slots = node.slots
+    for slot in request.slots:
+        slot_parts(slot)  # Raises Malformed.
+    digests = b"".join([slots.digest_at(slot) for slot in request.slots])
+    values: list[bytes] = []
+    size = 0
+    for slot in request.slots[request.values_from : request.values_to]:
+        fits = size + slots.lacking_bytes <= m.REPLY_VALUES_BYTES_MAX
+        header, salted = _value_at(slots, slot) if fits else (b"", b"")
+        if len(salted) > m.REPLY_VALUES_BYTES_MAX:
+            header, salted = b"", b""
+        values += (header, salted)
+        size += len(salted)
+    if not slots.lacking_bytes:
+        slots.memory.touched(map(slots.place_of, request.slots))
+    return m.ReadReply(request.id, now_us, digests, values)
+
+
+def _value_at(slots: Slots, slot: bytes) -> tuple[bytes, bytes]:
+    if slots.type_of(slot) is None:
+        held = slots.current.get(slot)
+        return (b"", b"") if held is None else (held.header, slots.value_of(held))
+    key = slots.keys.get(base_slot_of(slot))
+    if key is None:
+        return b"", b""
+    if is_base_slot(slot):
+        if key.size + PACKED_BYTES_EACH * len(key.fields) > m.REPLY_VALUES_BYTES_MAX:
+            return b"", b""
+        return key.base.header, pack((key.fields[s].header, slots.value_of(key.fields[s])) for s in sorted(key.fields))
+    held = key.fields.get(slot)
+    return key.base.header, b"" if held is None else pack([(held.header, slots.value_of(held))])

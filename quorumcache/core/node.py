@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from quorumcache.core import entropy, feed, fields, listing, merkle, noticing
+from quorumcache.core import admission, entropy, feed, fields, listing, merkle, noticing
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import (
     Batch,
@@ -22,13 +22,10 @@ from quorumcache.core.certificate import (
 )
 from quorumcache.core.config import Configuration
 from quorumcache.core.evidence import Proof
-from quorumcache.core.keys import PACKED_BYTES_EACH, pack
-from quorumcache.core.memory import entry_cost
 from quorumcache.core.model import (
     ABSENT,
     BATCH_COUNT_MAX,
     DELETE,
-    SALT_BYTES,
     Entry,
     Header,
     Malformed,
@@ -39,14 +36,12 @@ from quorumcache.core.model import (
 from quorumcache.core.paging import page_of
 from quorumcache.core.quorum import bitmap_of, full_bitmap
 from quorumcache.core.rights import DELETE as DELETE_ROLE
-from quorumcache.core.rights import READ, WRITE
+from quorumcache.core.rights import WRITE
 from quorumcache.core.slots import Held, Promise, Shard, Slots
-from quorumcache.core.types.base import base_slot_of, is_base_slot
-from quorumcache.core.values import HOT_OVERHEAD_BYTES, Values
+from quorumcache.core.values import Values
 
 _FOR_NODES: Final = (m.Report, m.ShardList)
 TICK_WORK_MAX: Final = 256
-_FROZEN: Final = "the node's storage takes no writes now, as when its disk is full; its log says why"
 _LEAVES_FORM: Final = "leaves and paths exclude each other"
 
 
@@ -118,7 +113,7 @@ class Node:
         self.request_counts: dict[str, int] = {}
         #: How often whom which right was denied, or a limit held: "name: right" -> count.
         self.denied_counts: dict[str, int] = {}
-        self._rights = configuration.rights_table
+        self.rights = configuration.rights_table
 
     def leave_values_to_storage(self) -> None:
         """From now on storage has the values, and memory those that are used: see core/values.py. Before anything is
@@ -145,8 +140,8 @@ class Node:
                 f"the request names {request.configuration.hex()[:16]}: fetch the current configuration",
             )
         try:
-            if client is not None and (kind in _FOR_NODES or not self._rights.reading_is_open):
-                denial = self._reading_denial(request, client)
+            if client is not None and (kind in _FOR_NODES or not self.rights.reading_is_open):
+                denial = admission.reading_denial(self, request, client)
                 if denial:
                     return m.Reject(request.id, now_us, m.NOT_ALLOWED, denial)
             if kind is m.Read:
@@ -188,31 +183,9 @@ class Node:
 
     # --- rights ---
 
-    def _reading_denial(self, request: m.Request, client: bytes) -> str:
-        """Which right to read whoever asks lacks for this request; empty where none."""
-        rights = self._rights
-        node = self.configuration.node_by_key(client)
-        if isinstance(request, m.Report | m.ShardList):
-            if node is not None:
-                return ""
-            self._denied(client, "report")
-            return "reports of what a shard holds are for the cluster's nodes"
-        if isinstance(request, m.Scan | m.Changes):
-            if rights.may(client, READ, request.namespace, request.prefix):
-                return ""
-            self._denied(client, READ)
-            return rights.missing(client, READ, request.namespace, request.prefix)
-        for slot in m.slots_read_by(request):
-            if node is not None and node.index in self.configuration.group_of(slot).members:
-                continue  # It serves this slot too, and may have missed what is in it.
-            if not rights.may_read(client, slot):
-                namespace, name, _ = slot_parts(slot)
-                self._denied(client, READ)
-                return rights.missing(client, READ, namespace, name)
-        return ""
-
-    def _denied(self, key: bytes, what: str) -> None:
-        who = f"{self._rights.name_of(key)}: {what}"
+    def denied(self, key: bytes, what: str) -> None:
+        """Count what was denied to whom."""
+        who = f"{self.rights.name_of(key)}: {what}"
         if who in self.denied_counts or len(self.denied_counts) < self.limits.denied_max:
             self.denied_counts[who] = self.denied_counts.get(who, 0) + 1
 
@@ -252,9 +225,9 @@ class Node:
                 # The common case in one glance; anything else goes through the rules one by one.
                 slot in open_
                 or (held is not None and header.stamp <= held.stamp)
-                or self._denial(header, now_us)
-                or not self._may_promise(now_us)
-                or not self._may_store(header, now_us)
+                or admission.denial(self, header, now_us)
+                or not admission.may_promise(slots, now_us)
+                or not admission.may_store(slots, header, now_us)
                 or (slots.allowances is not None and slots.allowances.is_over(header, held, now_us))
                 or not slots.floor_max_us < header.time_us <= ahead_us
                 or (slots.types and slots.type_of(slot) is not None)
@@ -267,7 +240,7 @@ class Node:
                             refusal.proof = None
                     self.refused_counts[refusal.code] += 1
                     if refusal.code == m.DENIED:
-                        self._denied(writer, DELETE_ROLE if header.kind == DELETE else WRITE)
+                        self.denied(writer, DELETE_ROLE if header.kind == DELETE else WRITE)
                     refusals.append(refusal)
                     continue
                 if self._is_promised(header):
@@ -288,58 +261,6 @@ class Node:
         self.verifier.remember(self.key, message, signature)
         return m.PrepareReply(request.id, now_us, bitmap, signature, refusals)
 
-    def _denial(self, header: Header, now_us: int) -> str:
-        """Prepare rule 1: why this writer may not write this header here; empty where it may."""
-        configuration = self.configuration
-        namespace = configuration.namespace(header.namespace)
-        if namespace is None:
-            return "the configuration has no such namespace"
-        writer, role = header.writer, DELETE_ROLE if header.kind == DELETE else WRITE
-        slot = header.slot
-        name_at = 3 + slot[0]
-        name_end = name_at + (slot[name_at - 2] << 8 | slot[name_at - 1])
-        name, field = slot[name_at:name_end], len(slot) > name_end + 2
-        if not self._rights.may(writer, role, header.namespace, name):
-            return self._rights.missing(writer, role, header.namespace, name)
-        if namespace.value_bytes_max and header.size > namespace.value_bytes_max:
-            return f"values in this namespace have at most {namespace.value_bytes_max} bytes"
-        if namespace.ttl_s_max and header.kind != DELETE and not field:
-            latest = now_us + namespace.ttl_s_max * 1_000_000 + self.configuration.max_skew_us
-            if not 0 < header.expires_at_us <= latest:
-                return f"values in this namespace live at most {namespace.ttl_s_max} s"
-        allowances = self.slots.allowances
-        if allowances is not None and (fault := allowances.fault(header, now_us)):
-            return fault
-        if self.slots.types and (kind := self.slots.type_of(slot)) is not None:
-            return fields.fault_of(kind, header)
-        if header.metadata or field:
-            return "a register has neither fields nor metadata"
-        return ""
-
-    def _may_promise(self, now_us: int) -> bool:
-        """Rule 7: whether the table of promises has room for one more, or gets it by dropping old ones."""
-        slots = self.slots
-        excess = len(slots.promises) - slots.promises_max + 1
-        if excess > 0 and slots.drop_old_promises(now_us, max(16, excess)) < excess:
-            return False
-        fits = slots.memory.fits_promise
-        return fits() or (slots.drop_old_promises(now_us, 64) > 0 and fits())
-
-    def _may_store(self, header: Header, now_us: int) -> bool:
-        """Whether there is memory for the entry that would follow: better to say so now than after the commit."""
-        slots = self.slots
-        if slots.frozen:
-            return False
-        cost, place = _cost(header), header.slot
-        if slots.types and slots.type_of(place) is not None:
-            cost -= slots.freed_by(place, header.raw)
-            place = base_slot_of(place)
-        if slots.values is not None:
-            cost += HOT_OVERHEAD_BYTES
-            if not slots.make_stored_room(place, len(header.raw) + SALT_BYTES + header.size, now_us):
-                return False
-        return slots.memory.fits(place, cost) or slots.make_room(place, cost, now_us)
-
     def _is_promised(self, header: Header) -> bool:
         here = self.slots.open.get(header.slot)
         if here is not None and any(p.header.digest == header.digest for p in here):
@@ -350,7 +271,7 @@ class Node:
     def _refusal(self, wanted: Promise, now_us: int) -> m.Refusal | None:
         """The prepare rules of protocol 3 in their order; None where the header is granted."""
         position, header = wanted.position, wanted.header
-        denial = self._denial(header, now_us)
+        denial = admission.denial(self, header, now_us)
         if denial:
             return m.Refusal(position, m.DENIED, 0, None, denial)
         slots = self.slots
@@ -359,7 +280,7 @@ class Node:
             refusal = fields.refusal_of(self, kind, wanted, now_us)
             if refusal is not None or self._is_promised(header):
                 return refusal
-            return self._refusal_for_room(wanted, now_us)
+            return admission.refusal_for_room(self, wanted, now_us)
         held = slots.current.get(header.slot)
         if held is not None and header.stamp <= held.stamp:
             if held.digest == header.digest:
@@ -380,45 +301,7 @@ class Node:
             return m.Refusal(position, m.BELOW_FLOOR, shard.floor_us)
         if header.time_us > now_us + self.configuration.max_skew_us:
             return m.Refusal(position, m.AHEAD, now_us)
-        return self._refusal_for_room(wanted, now_us)
-
-    def _refusal_for_room(self, wanted: Promise, now_us: int) -> m.Refusal | None:
-        """Rule 7, and whether there is room for the entry."""
-        position, header = wanted.position, wanted.header
-        slots = self.slots
-        shard = slots.shard(header.slot)
-        here = slots.open.get(header.slot, ())
-        if here:
-            own = [p for p in here if p.header.writer == header.writer]
-            if len(own) >= self.limits.open_max:
-                if slots.types and slots.drop_void_promises(header.slot):
-                    return self._refusal(wanted, now_us)
-                oldest = min(own, key=lambda p: p.recorded_us)
-                if oldest.recorded_us + slots.promise_age_us >= now_us:
-                    return m.Refusal(
-                        position, m.BUSY, 0, None, "too many of the writer's promises are open on this slot"
-                    )
-                if slots.frozen:
-                    return m.Refusal(position, m.FULL, 0, None, _FROZEN)
-                slots.drop_promise(oldest)
-                return self._refusal(wanted, now_us)
-        if slots.allowances is not None:
-            held = slots.current.get(header.slot)
-            over = slots.allowances.denial(header, held)
-            if over:
-                return m.Refusal(position, m.DENIED, 0, None, over)
-            over = slots.allowances.delay(header, held, now_us)
-            if over:
-                self._denied(header.writer, "limit")
-                return m.Refusal(position, m.BUSY, 0, None, over)
-        floor_us = shard.floor_us
-        if not self._may_promise(now_us):
-            return m.Refusal(position, m.BUSY, 0, None, "the node's table of promises is full")
-        if not self._may_store(header, now_us):
-            why = _FROZEN if slots.frozen else slots.memory.why_full(header.slot, _cost(header))
-            return m.Refusal(position, m.FULL, 0, None, why)
-        # Making room may have raised the floor, or taken the current entry.
-        return None if shard.floor_us == floor_us else self._refusal(wanted, now_us)
+        return admission.refusal_for_room(self, wanted, now_us)
 
     # --- commit ---
 
@@ -515,7 +398,7 @@ class Node:
         if types:
             for slot in slots:
                 if not slot or slot[: 1 + slot[0]] in types:
-                    return self._read_keys(request, now_us)
+                    return fields.read_keys(self, request, now_us)
         found = [current.get(slot) for slot in slots]
         digests = b"".join([ABSENT if held is None else held.digest for held in found])
         values: list[bytes] = []
@@ -534,42 +417,6 @@ class Node:
         if not self.slots.lacking_bytes:  # Else this is asked again, and is one use all the same.
             self.slots.memory.touched(slots)
         return m.ReadReply(request.id, now_us, digests, values)
-
-    def _read_keys(self, request: m.Read, now_us: int) -> m.Reply:
-        """As `_read`, in a cluster with namespaces whose keys have fields."""
-        slots = self.slots
-        for slot in request.slots:
-            slot_parts(slot)  # Raises Malformed.
-        digests = b"".join([slots.digest_at(slot) for slot in request.slots])
-        values: list[bytes] = []
-        size = 0
-        for slot in request.slots[request.values_from : request.values_to]:
-            fits = size + slots.lacking_bytes <= m.REPLY_VALUES_BYTES_MAX
-            header, salted = self._value_at(slot) if fits else (b"", b"")
-            if len(salted) > m.REPLY_VALUES_BYTES_MAX:
-                header, salted = b"", b""
-            values += (header, salted)
-            size += len(salted)
-        if not slots.lacking_bytes:
-            slots.memory.touched(map(slots.place_of, request.slots))
-        return m.ReadReply(request.id, now_us, digests, values)
-
-    def _value_at(self, slot: bytes) -> tuple[bytes, bytes]:
-        slots = self.slots
-        if slots.type_of(slot) is None:
-            held = slots.current.get(slot)
-            return (b"", b"") if held is None else (held.header, slots.value_of(held))
-        key = slots.keys.get(base_slot_of(slot))
-        if key is None:
-            return b"", b""
-        if is_base_slot(slot):
-            if key.size + PACKED_BYTES_EACH * len(key.fields) > m.REPLY_VALUES_BYTES_MAX:
-                return b"", b""
-            return key.base.header, pack(
-                (key.fields[s].header, slots.value_of(key.fields[s])) for s in sorted(key.fields)
-            )
-        held = key.fields.get(slot)
-        return key.base.header, b"" if held is None else pack([(held.header, slots.value_of(held))])
 
     def _read_full(self, request: m.ReadFull, now_us: int) -> m.Reply:
         answers = []
@@ -590,11 +437,6 @@ class Node:
         return m.ReportReply(
             request.id, now_us, shard.floor_us, [self.slots.entry_of(held) for held in page], more, partial
         )
-
-
-def _cost(header: Header) -> int:
-    is_mortal = header.kind == DELETE or header.expires_at_us > 0
-    return entry_cost(len(header.raw), SALT_BYTES + header.size, is_mortal=is_mortal)
 
 
 def _proof_cost(proof: Entry) -> int:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from quorumcache.core import messages as m
-from quorumcache.core.compare import NO_RANK, Comparison, Tops, View
+from quorumcache.core.compare import NO_RANK, Comparison, Tops, View, pooled
 from quorumcache.core.config import Group
 from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
 from quorumcache.core.model import DELETE, Entry, Malformed, digest_of, header_expires_at, header_slot, stamp_time
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Found, Missed, Outcome
 from quorumcache.core.quorum import nth_lowest
 from quorumcache.core.read import rejection
-from quorumcache.core.types.base import base_slot_of, generation_of, rank_of
+from quorumcache.core.types.base import generation_of, rank_of
 
 if TYPE_CHECKING:
     from quorumcache.core.coordinator import Coordinator
@@ -244,23 +244,16 @@ class SettleKey(Machine):
     def _base_of(self, entry: Entry | None) -> Entry | None:
         if entry is None:
             return None
-        digest = digest_of(entry.header)
-        if digest not in self._pool:
-            self._context.verifier.check_entry(entry)
-            self._pool[digest] = entry
+        entry = pooled(self._pool, self._context.verifier, entry, self._slot)
         if header_slot(entry.header) != self._slot:
             raise Malformed("an entry of another slot")
-        return self._pool[digest]
+        return entry
 
     def _add(self, view: View, entry: Entry, slot: bytes | None) -> None:
         """Take a field of a view; `slot` is where it has to be, or None for any of this key."""
-        digest = digest_of(entry.header)
-        if digest not in self._pool:
-            self._context.verifier.check_entry(entry)
-            self._pool[digest] = entry
-        entry = self._pool[digest]
+        entry = pooled(self._pool, self._context.verifier, entry, self._slot)
         here = header_slot(entry.header)
-        if here == self._slot or base_slot_of(here) != self._slot or (slot is not None and here != slot):
+        if here == self._slot or (slot is not None and here != slot):
             raise Malformed("an entry of another slot")
         if generation_of(entry.header) != view.generation:
             raise Malformed("a field of another generation than its base")

@@ -24,7 +24,7 @@ from quorumcache.core.config import (
     parse_toml,
     to_toml,
 )
-from quorumcache.core.config_model import F_MAX, NODES_MAX, PLACEMENT_STEPS_MAX, SHARDS_MAX, WRITERS_MAX
+from quorumcache.core.config_rules import F_MAX, NODES_MAX, PLACEMENT_STEPS_MAX, SHARDS_MAX, WRITERS_MAX
 from quorumcache.errors import ConfigurationError
 from quorumcache.wire.keys import SigningKey, verify, write_key_file
 

@@ -12,6 +12,7 @@ from quorumcache.core.commits import CERTIFIED, Commits
 from quorumcache.core.coordinator import Coordinator
 from quorumcache.core.model import Entry, Malformed, parse_header
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Written
+from quorumcache.core.queue import WriteQueue
 from quorumcache.core.read import ReadBatch
 from quorumcache.core.refusal import PendingWrite
 from quorumcache.core.settle import Answer, Settle
@@ -243,7 +244,7 @@ def _no_grace_in_prepare(patches: Patches) -> None:
     byzantine_nodes=1,
 )
 def _overtaken_does_not_complete(patches: Patches) -> None:
-    def mutant(self: WriteBatch, pending: PendingWrite, stamp: bytes, above: bytes, now_us: int) -> None:
+    def mutant(self: WriteBatch, pending: PendingWrite, stamp: bytes, above: bytes, now_us: int, *_: Any) -> None:
         self._context.finish_write(pending, Written(stamp, overtaken=True))
         self._close_if_done()
 
@@ -280,10 +281,10 @@ def _op_time_ignored(patches: Patches) -> None:
 
 @add("4, write 2: a write that was refused prepares again", features_add=("contention",))
 def _refused_is_final(patches: Patches) -> None:
-    def mutant(self: Coordinator, pending: PendingWrite, not_before_us: int, now_us: int) -> None:
+    def mutant(self: WriteQueue, pending: PendingWrite, not_before_us: int, now_us: int) -> None:
         self.finish_write(pending, Failed(UNAVAILABLE, "refused"))
 
-    patches.set(Coordinator, "retry", mutant)
+    patches.set(WriteQueue, "retry", mutant)
 
 
 @add("4: a refused write prepares again with another batch, committed or not")

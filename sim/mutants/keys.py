@@ -12,6 +12,7 @@ from quorumcache.core.commits import Commits
 from quorumcache.core.keys import Key
 from quorumcache.core.model import Entry, Header, digest_of
 from quorumcache.core.node import Node
+from quorumcache.core.promises import Promises
 from quorumcache.core.refusal import FieldWrite
 from quorumcache.core.repair import Recovery
 from quorumcache.core.settlekey import SettleKey
@@ -113,7 +114,7 @@ def _promises_dropped_by_stamp_not_rank(patches: Patches) -> None:
 
         return mutant
 
-    patches.wrap(Slots, "settle_promises", make)
+    patches.wrap(Promises, "settle_promises", make)
 
 
 @add(

@@ -11,6 +11,7 @@ from quorumcache.core.certificate import Verifier, grant_string, intent_string
 from quorumcache.core.config import Configuration
 from quorumcache.core.model import Certificate, Header, Malformed, header_expires_at, header_is_delete
 from quorumcache.core.node import Node
+from quorumcache.core.promises import Promises
 from quorumcache.core.slots import Held, Promise, Slots
 from sim.mutants.base import Catalogue, Patches
 
@@ -85,7 +86,7 @@ def _no_floor_on_promise_drop(patches: Patches) -> None:
 
         return mutant
 
-    patches.wrap(Slots, "drop_promise", make)
+    patches.wrap(Promises, "drop_promise", make)
 
 
 @add("7: the floor is never lowered")
@@ -94,7 +95,7 @@ def _floor_goes_down(patches: Patches) -> None:
         shard.floor_us = time_us
         self.floor_max_us = max(self.floor_max_us, time_us)
 
-    patches.set(Slots, "raise_floor", mutant)
+    patches.set(Promises, "raise_floor", mutant)
 
 
 def _slots_with(patches: Patches, floor: Callable[[int, Configuration], int]) -> None:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from quorumcache.cli import exits
 from quorumcache.cli.app import COMMANDS, app
 from quorumcache.core.config import Limits, RightInfo
-from quorumcache.core.config_model import PLACEMENT_STEPS_MAX, SHARDS_MAX
+from quorumcache.core.config_rules import PLACEMENT_STEPS_MAX, SHARDS_MAX
 from quorumcache.wire.founding import read_cluster_file, shards_for
 from quorumcache.wire.keys import read_key_file
 from quorumcache.wire.sealing import read_data_keys

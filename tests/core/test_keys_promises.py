@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quorumcache.core import fields as fields_module
 from quorumcache.core import keys
 from quorumcache.core import messages as m
-from quorumcache.core import node as node_module
 from quorumcache.core.journal import Journal
 from quorumcache.core.model import DELETE, PUT, stamp_of
 from quorumcache.core.types.base import field_slot
@@ -236,7 +236,7 @@ def test_a_large_key_is_not_packed_for_nothing(monkeypatch: pytest.MonkeyPatch) 
         packed += 1
         return keys.pack(fields)
 
-    monkeypatch.setattr(node_module, "pack", counted)
+    monkeypatch.setattr(fields_module, "pack", counted)
     reply = node.node.handle(m.Read(1, node.configuration.digest, [base_slot("map")] * 50, 0, 50), NOW)
     assert isinstance(reply, m.ReadReply)
     assert set(reply.values) == {b""}
