@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-from quorumcache.client import Client
-from quorumcache.client.mixed import ReadSlot, WriteSlot, run_mixed
+from quorumcache.client.mixed import ReadSlot, WriteSlot
 from quorumcache.errors import QuorumCacheError
 from quorumcache.gateway.redis.faults import Fault, fault_of
 from quorumcache.gateway.redis.folding import fold
+from quorumcache.gateway.redis.gathering import Gathering
 from quorumcache.gateway.redis.table import Call, Steps
 
 Numbered = tuple[int, Call]
@@ -23,14 +23,14 @@ Numbered = tuple[int, Call]
 _OPERATIONS_MAX: Final = 1024
 
 
-async def run_calls(client: Client, calls: list[Numbered], replies: list[Any], timeout_s: float) -> None:
+async def run_calls(gathering: Gathering, calls: list[Numbered], replies: list[Any], timeout_s: float) -> None:
     """Run commands that are steps, and put each one's reply (or Fault) into `replies` at its number."""
     if len(calls) == 1:
-        await _in_step(client, calls, replies, timeout_s)
+        await _in_step(gathering, calls, replies, timeout_s)
         return
     calls, followers = fold(calls)
     for level in _levels(calls):
-        await _in_step(client, level, replies, timeout_s)
+        await _in_step(gathering, level, replies, timeout_s)
     for number, leader in followers:
         reply = replies[leader]
         replies[number] = reply if isinstance(reply, Fault) else 1
@@ -60,7 +60,7 @@ def _levels(calls: list[Numbered]) -> list[list[Numbered]]:
     return levels
 
 
-async def _in_step(client: Client, calls: list[Numbered], replies: list[Any], timeout_s: float) -> None:
+async def _in_step(gathering: Gathering, calls: list[Numbered], replies: list[Any], timeout_s: float) -> None:
     running: list[tuple[int, Steps, int]] = []
     parts: list[ReadSlot | WriteSlot] = []
     for number, call in calls:
@@ -70,7 +70,7 @@ async def _in_step(client: Client, calls: list[Numbered], replies: list[Any], ti
             async with asyncio.timeout(timeout_s):
                 outcomes = []
                 for at in range(0, len(parts), _OPERATIONS_MAX):
-                    outcomes += await run_mixed(client, parts[at : at + _OPERATIONS_MAX])
+                    outcomes += await gathering.run(parts[at : at + _OPERATIONS_MAX])
         except TimeoutError:
             _give_up(running, parts, replies, timeout_s)
             return

@@ -17,6 +17,7 @@ from quorumcache.gateway.redis.channels import Channels
 from quorumcache.gateway.redis.connection import Connection
 from quorumcache.gateway.redis.cursors import Cursors
 from quorumcache.gateway.redis.database import Database
+from quorumcache.gateway.redis.gathering import Gathering
 from quorumcache.gateway.redis.settings import DATABASES, DatabaseNames, Settings
 from quorumcache.net import tls
 
@@ -38,6 +39,7 @@ class RedisGateway:
         self.client = client
         self.settings = settings
         self.databases = databases_of(client, settings)
+        self.gathering = Gathering(client)
         self.channels = Channels()
         self.cursors = Cursors()
         self.loop = asyncio.get_running_loop()

@@ -92,11 +92,11 @@ class Session:
             if command.kind == "steps":
                 together.append((number, call))
                 if len(together) == CALLS_MAX:
-                    await run_calls(gateway.client, together, replies, gateway.settings.timeout_s)
+                    await run_calls(gateway.gathering, together, replies, gateway.settings.timeout_s)
                     together = []
                 continue
             if command.kind == "alone" and together:
-                await run_calls(gateway.client, together, replies, gateway.settings.timeout_s)
+                await run_calls(gateway.gathering, together, replies, gateway.settings.timeout_s)
                 together = []
             try:
                 reply = command.run(call)
@@ -107,7 +107,7 @@ class Session:
                 replies[number] = fault_of(error)
             protocols[number] = self.resp3
         if together:
-            await run_calls(gateway.client, together, replies, gateway.settings.timeout_s)
+            await run_calls(gateway.gathering, together, replies, gateway.settings.timeout_s)
         return replies, protocols
 
     def _checked(self, arguments: list[bytes], queues: bool) -> Command | Fault | str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quorumcache.client import Client
+from quorumcache.client.mixed import ReadSlot
+from quorumcache.core.outcome import Missed
 from quorumcache.errors import Misuse
-from quorumcache.gateway.redis import Settings
+from quorumcache.gateway.redis import Settings, gathering
+from quorumcache.gateway.redis.gathering import Lane
 from quorumcache.gateway.redis.running import _levels
 from quorumcache.gateway.redis.table import Call, find
 
@@ -52,3 +58,59 @@ def test_other_machines_need_a_password_and_tls() -> None:
         Settings(host=host)
     with pytest.raises(Misuse, match="empty password"):
         Settings(password="")
+
+
+class _Nodes:
+    """In the place of a cluster: batches that wait until they are let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[bytes] = []
+        self.way = asyncio.Event()
+        monkeypatch.setattr(gathering, "run_mixed", self._run)
+
+    async def _run(self, client: Client, parts: Sequence[ReadSlot]) -> list[Any]:
+        self.asked += [part.slot for part in parts]
+        await self.way.wait()
+        return [Missed(4) for _ in parts]
+
+
+def _ask(lane: Lane, slot: bytes) -> asyncio.Task[Any]:
+    return asyncio.create_task(lane.run([ReadSlot(slot)]))
+
+
+async def _turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_what_comes_while_a_batch_is_on_its_way_leaves_together_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes, lane = _Nodes(monkeypatch), Lane(cast(Client, None), 3600.0)
+    tasks = [_ask(lane, b"a"), _ask(lane, b"b")]
+    await _turns()
+    assert nodes.asked == [b"a", b"b"]
+    tasks += [_ask(lane, b"c"), _ask(lane, b"d")]
+    await _turns()
+    given_up = _ask(lane, b"given up")
+    await _turns()
+    given_up.cancel()
+    assert nodes.asked == [b"a", b"b"]
+    nodes.way.set()
+    assert await asyncio.gather(*tasks) == [[Missed(4)]] * 4
+    assert nodes.asked == [b"a", b"b", b"c", b"d"]
+    assert await _ask(lane, b"e") == [Missed(4)]
+
+
+async def test_a_batch_that_does_not_come_back_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, lane = _Nodes(monkeypatch), Lane(cast(Client, None), 0.001)
+    first = _ask(lane, b"first")
+    await _turns()
+    others = [_ask(lane, b"other") for _ in range(3)]
+    for _ in range(500):
+        if len(nodes.asked) == 4:
+            break
+        await asyncio.sleep(0.01)
+    assert nodes.asked == [b"first", b"other", b"other", b"other"]
+    nodes.way.set()
+    await asyncio.gather(first, *others)
