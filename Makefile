@@ -33,6 +33,9 @@ test-postgres: $(READY)  ## Run the tests that need a PostgreSQL server; it is i
 attack: $(READY)  ## Try all attacks of docs/threat-model.md against real sockets, slow ones too.
 	$(PY) -m pytest -q -m attack $(ARGS)
 
+fuzz: $(READY)  ## Fuzz all that reads bytes from elsewhere, with atheris: make fuzz SECONDS=600 for longer.
+	$(PY) -m fuzz --seconds $(or $(SECONDS),60) $(ARGS)
+
 check: $(READY)  ## Format, lint, types, import directions. Changes nothing.
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .

@@ -29,7 +29,8 @@ KeyOption: TypeAlias = Annotated[
         "--key",
         "-k",
         envvar=KEY_VARIABLE,
-        help="A writer's key file. To write, unless given, the only one in keys/ beside cluster.toml.",
+        help="A writer's key file, env:NAME or fd:NUMBER. To write, unless given, the only one in keys/ beside "
+        "cluster.toml.",
         show_default=False,
     ),
 ]

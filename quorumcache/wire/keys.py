@@ -7,8 +7,10 @@ a secret in text or errors.
 """
 
 import os
+import select
 import shlex
 import stat
+import time
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,7 @@ ROLES: Final = ("admin", "node", "writer")
 
 _FIRST_LINE: Final = "quorumcache key file 1"
 _FILE_BYTES_MAX: Final = 4096
+_DESCRIPTOR_S_MAX: Final = 5.0
 _POSIX: Final = os.name == "posix"
 
 
@@ -116,7 +119,12 @@ def read_key_file(path: str | os.PathLike[str], *, role: str | None = None) -> S
     others (POSIX), corrupt, or of another role.
     """
     path = Path(path)
-    fields = _fields(path, read_secret_file(path))
+    return key_from(path, read_secret_file(path), role=role)
+
+
+def key_from(path: Path, content: bytes, *, role: str | None = None) -> SigningKey:
+    """The key in a key file's content; `path` is for errors. Raises KeyFileError."""
+    fields = _fields(path, content)
     if role is not None and fields["role"] != role:
         raise KeyFileError(
             f"{path}: is a key file for the role {fields['role']}, and one for the role {role} is needed. "
@@ -129,7 +137,19 @@ def read_key_file(path: str | os.PathLike[str], *, role: str | None = None) -> S
 
 
 def read_secret_file(path: Path, *, hint: str = "quorumcache keygen") -> bytes:
-    """A file's content up to a bound, where only its owner may read it. Raises KeyFileError; `hint` makes one."""
+    """A file's content up to a bound, where only its owner may read it. Raises KeyFileError; `hint` makes one.
+
+    In a file's place may stand `env:NAME`, for the content of an environment variable, or `fd:NUMBER`, for what can be
+    read from an open file descriptor, which is closed then.
+    """
+    kind, _, rest = str(path).partition(":")
+    if kind == "env" and rest:
+        value = os.environb.get(os.fsencode(rest))
+        if value is None:
+            raise KeyFileError(f"{path}: there is no such environment variable. Put a key file's content into it.")
+        return value[: _FILE_BYTES_MAX + 1]
+    if kind == "fd" and rest.isascii() and rest.isdigit():
+        return _read_descriptor(path, int(rest))
     try:
         # Without O_NONBLOCK a named pipe in the file's place would make this wait for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -149,6 +169,25 @@ def read_secret_file(path: Path, *, hint: str = "quorumcache keygen") -> bytes:
         raise KeyFileError(f"{path}: no such file. Make a key with: {hint}") from None
     except OSError as problem:
         raise KeyFileError(f"{path}: cannot be read: {problem.strerror}.") from None
+
+
+def _read_descriptor(path: Path, number: int) -> bytes:
+    content, end_s = b"", time.monotonic() + _DESCRIPTOR_S_MAX
+    try:
+        # Closed whatever happens: a child of this process should not inherit it.
+        with os.fdopen(number, "rb", buffering=0) as file:
+            while len(content) <= _FILE_BYTES_MAX:
+                if not select.select([file], [], [], max(0.0, end_s - time.monotonic()))[0]:
+                    raise KeyFileError(f"{path}: nobody ended what is written there within {_DESCRIPTOR_S_MAX:.0f} s.")
+                part = file.read(_FILE_BYTES_MAX + 1 - len(content))
+                if not part:
+                    break
+                content += part
+    except (OSError, ValueError, OverflowError) as problem:
+        raise KeyFileError(f"{path}: cannot be read: {getattr(problem, 'strerror', None) or problem}.") from None
+    if not content:
+        raise KeyFileError(f"{path}: nothing is written there. Write a key file's content to it.")
+    return content
 
 
 def _fields(path: Path, content: bytes) -> dict[str, str]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quorumcache.errors import KeyFileError
+from quorumcache.wire import keys
 from quorumcache.wire.keys import ROLES, SigningKey, read_key_file, verify, write_key_file
 
 KEY = SigningKey(bytes(range(32)))
@@ -198,3 +199,41 @@ def test_no_content_gets_anything_but_a_clear_error(tmp_path_factory: pytest.Tem
     path.chmod(0o600)
     with pytest.raises(KeyFileError, match="no usable key file"):
         read_key_file(path)
+
+
+def test_a_key_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "key"
+    key = SigningKey.generate()
+    write_key_file(path, key, role="writer")
+    monkeypatch.setenv("SOME_KEY", path.read_text())
+    assert read_key_file("env:SOME_KEY", role="writer").public == key.public
+    for value in (key.seed.hex(), "x" * 100_000, ""):
+        monkeypatch.setenv("SOME_KEY", value)
+        with pytest.raises(KeyFileError, match="env:SOME_KEY") as raised:
+            read_key_file("env:SOME_KEY")
+        assert key.seed.hex() not in str(raised.value)
+    with pytest.raises(KeyFileError, match="no such environment variable"):
+        read_key_file("env:NO_SUCH_KEY")
+
+
+def test_a_key_may_come_from_a_file_descriptor_which_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "key"
+    key = SigningKey.generate()
+    write_key_file(path, key, role="node")
+    ours, theirs = os.pipe()
+    os.write(theirs, path.read_bytes())
+    os.close(theirs)
+    assert read_key_file(f"fd:{ours}").public == key.public
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(ours)
+    with pytest.raises(KeyFileError, match="cannot be read"):
+        read_key_file(f"fd:{ours}")
+    ours, theirs = os.pipe()
+    os.close(theirs)
+    with pytest.raises(KeyFileError, match="nothing is written"):
+        read_key_file(f"fd:{ours}")
+    monkeypatch.setattr(keys, "_DESCRIPTOR_S_MAX", 0.01)
+    ours, theirs = os.pipe()
+    with pytest.raises(KeyFileError, match="nobody ended"):
+        read_key_file(f"fd:{ours}")
+    os.close(theirs)

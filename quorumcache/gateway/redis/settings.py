@@ -36,7 +36,7 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 6379
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     databases: Mapping[int, DatabaseNames] = field(default_factory=dict)
     timeout_s: float = 15.0
