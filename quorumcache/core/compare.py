@@ -82,6 +82,10 @@ class View:
         """The fields of one bucket that it listed."""
         return (self._by_bucket or {}).get(number, {})
 
+    def all_fields(self) -> dict[bytes, Entry]:
+        """All that it listed."""
+        return {slot: entry for part in (self._by_bucket or {}).values() for slot, entry in part.items()}
+
     def take_buckets(self, numbers: set[int], fields: dict[bytes, Entry]) -> None:
         """Its buckets as they are now, which may be newer than its outline."""
         self.sum_up()
@@ -142,9 +146,6 @@ class Comparison:
     def compare(self, holders: dict[int, View], now_us: int) -> tuple[dict[bytes, Entry], Tops] | None:
         """What q holders agree on, and the rest with who has it; None while listings are under way."""
         q = self._context.configuration.q
-        # A node may lack a sibling for having one that replaces it: what one set of q nodes says of the one must not be
-        # put together with what another says of the other. So of these, only what all holders agree on is settled.
-        enough = len(holders) if self._context.type_of(self._slot).replaces else q
         settled: dict[bytes, Entry] = {}
         tops: Tops = {}
         if all(view.buckets is None for view in holders.values()):
@@ -155,10 +156,12 @@ class Comparison:
         missing = False
         for view in holders.values():
             view.sum_up()
+        if self._context.type_of(self._slot).replaces:
+            return self._compare_whole(holders, now_us)
         for number in sorted({number for view in holders.values() for number in view.sums}):
             sums = [view.sums.get(number, b"") for view in holders.values()]
             most = max(sums, key=sums.count)
-            if sums.count(most) >= enough:
+            if sums.count(most) >= q:
                 nodes = [node for node, view in holders.items() if view.sums.get(number, b"") == most]
                 listed = next((node for node in nodes if number in holders[node].listed), None)
                 if most and listed is None:
@@ -180,6 +183,30 @@ class Comparison:
         for node, numbers in wanted.items():
             self._list(node, bytes(sorted(numbers)), now_us)
         return None if missing else (settled, tops)
+
+    def _compare_whole(self, holders: dict[int, View], now_us: int) -> tuple[dict[bytes, Entry], Tops] | None:
+        """As `compare`, for fields that replace each other. A node may lack one for having another that replaces it. So
+        what one node said of two buckets at two times must not be put together, nor what one set of q nodes says of the
+        one with what another set says of the other: only what all holders agree on is settled, else q of them list all
+        that they have."""
+        first = next(iter(holders.values())).sums
+        listing = [node for node, view in holders.items() if view.listed.issuperset(view.sums)]
+        if all(view.sums == first for view in holders.values()):
+            if listing:
+                return holders[listing[0]].all_fields(), {}
+            everyone = False
+        elif len(listing) >= self._context.configuration.q:
+            tops: Tops = {}
+            for node in listing:
+                _collect(tops, node, holders[node].all_fields())
+            return {}, tops
+        else:
+            everyone = True
+        wanted: dict[int, set[int]] = {}
+        self._want(wanted, 0, [node for node in holders if node not in listing], now_us, everyone=everyone)
+        for node in wanted:
+            self._list(node, bytes(range(256)), now_us)
+        return None
 
     def _want(self, wanted: dict[int, set[int]], number: int, nodes: list[int], now_us: int, *, everyone: bool) -> None:
         """Ask one of these nodes for a bucket, and another where that one is late; or all of them."""
@@ -260,16 +287,17 @@ class Comparison:
             self._listings[listing.id] = listing
             self._send(listing)
         else:
-            self._finish(listing, view)
+            return self._finish(listing, view)
         return True
 
-    def _finish(self, listing: _Listing, view: View) -> None:
+    def _finish(self, listing: _Listing, view: View) -> bool:
+        """Take a listing that is whole; False where it cannot be of one time, and has to be."""
         if listing.known and not all(digest in self._pool for digest in listing.digests):
             # Two digests may begin alike, if somebody went to that trouble. So nothing is taken for known.
             again = _Listing(self._context.new_id(self._owner), listing.node, listing.buckets, b"")
             self._listings[again.id] = again
             self._send(again)
-            return
+            return True
         fields: dict[bytes, Entry] = {}
         chosen = set(listing.buckets)
         for digest in listing.digests:
@@ -280,7 +308,10 @@ class Comparison:
             if bucket_of(slot) not in chosen or generation_of(entry.header) != view.generation:
                 raise Malformed("a listing of other fields than were asked for")
             fields[slot] = entry
+        before = view.buckets
         view.take_buckets(chosen, fields)
+        # One page is of one time; so are several, where they are what the outline said before.
+        return not (listing.after and view.sums != before and self._context.type_of(self._slot).replaces)
 
 
 def _collect(tops: Tops, node: int, fields: dict[bytes, Entry]) -> None:
