@@ -30,6 +30,10 @@ IN_FLIGHT_MAX: Final = 8
 PATIENCE_US: Final = 10_000_000
 #: Rounds with a peer that brought nothing but lies make for ever longer pauses, up to so many rounds.
 PAUSE_ROUNDS_MAX: Final = 64
+#: A peer may go on naming keys, in vain, for so many bytes, and three times as many keys as are here; no round lasts
+#: for ever.
+VAIN_BYTES_MAX: Final = 16 << 20
+_VAIN_BYTES_EACH: Final = 3 * 128
 _ENTRY_COST: Final = 1024
 
 
@@ -82,7 +86,14 @@ class AntiEntropy:
     """
 
     def __init__(
-        self, node: Node, *, first_id: int, now_us: int, interval_us: int = 2_000_000, bytes_per_s: int = 4 << 20
+        self,
+        node: Node,
+        *,
+        first_id: int,
+        now_us: int,
+        interval_us: int = 2_000_000,
+        bytes_per_s: int = 4 << 20,
+        patience_us: int = PATIENCE_US,
     ) -> None:
         self.node = node
         self.outbox: list[tuple[tuple[int, ...], m.Request]] = []
@@ -93,6 +104,7 @@ class AntiEntropy:
         self.rounds_count = 0
         self._interval_us = interval_us
         self._bytes_per_s = bytes_per_s
+        self._patience_us = patience_us
         self._budget = float(bytes_per_s)
         self._refilled_us = now_us
         self._next_round_us = now_us + interval_us
@@ -115,6 +127,7 @@ class AntiEntropy:
         self._to_read: deque[bytes] = deque()
         self._taken = 0
         self._useless = 0
+        self._vain_bytes = 0
         self._wanted_in: set[int] = set()
 
     @property
@@ -128,7 +141,7 @@ class AntiEntropy:
             float(self._bytes_per_s), self._budget + self._bytes_per_s * (now_us - self._refilled_us) / 1e6
         )
         self._refilled_us = now_us
-        if self._peer >= 0 and now_us >= self._heard_us + PATIENCE_US:
+        if self._peer >= 0 and now_us >= self._heard_us + self._patience_us:
             self._end_round(now_us)
         if self._peer < 0 and now_us >= self._next_round_us:
             self._begin_round(now_us)
@@ -146,7 +159,7 @@ class AntiEntropy:
             # Recovering shards too: what is above the floor is stored there as any commit is.
             self._peer, self._heard_us = peer, now_us
             self._to_sum = deque(self._shards[peer])
-            self._taken = self._useless = 0
+            self._taken = self._useless = self._vain_bytes = 0
             self._wanted_in.clear()
             return
 
@@ -256,6 +269,7 @@ class AntiEntropy:
         slots, configuration = self.node.slots, self.node.configuration
         shard = slots.shards[request.shard]
         after = request.after
+        before = self._budget
         for item in reply.items:
             slot_parts(item.slot)
             if item.slot <= after or configuration.shard_of(item.slot) != request.shard:
@@ -275,6 +289,11 @@ class AntiEntropy:
             self._to_read.append(item.slot)
         if reply.more and reply.items:
             self._to_list.append((request.shard, after))
+        self._vain_bytes += int(before - self._budget)
+        if self._vain_bytes > VAIN_BYTES_MAX + _VAIN_BYTES_EACH * len(slots.current):
+            self._to_sum.clear()
+            self._to_list.clear()
+            raise Malformed("names without end, and nothing behind them")
 
     def _want_buckets(self, slot: bytes, buckets: bytes) -> None:
         """Of a large key, ask for the buckets that are not the same here."""
@@ -309,5 +328,6 @@ class AntiEntropy:
         after = node.slots.current.get(header.slot)
         if code == m.OK and after is not None and after.digest == header.digest:
             self._taken += 1
+            self._vain_bytes = 0
             self.repaired_count += 1
             self._wanted_in.add(node.configuration.shard_of(header.slot))

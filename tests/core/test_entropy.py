@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
+from quorumcache.core import entropy
 from quorumcache.core import messages as m
 from quorumcache.core.entropy import AntiEntropy, sum_of
 from quorumcache.core.model import DELETE
@@ -170,3 +173,33 @@ def test_the_budget_bounds_what_is_asked_for() -> None:
     assert 0 < slow.repaired_count <= 20 + 8 * 8
     run(cluster, 3, seconds=30, bytes_per_s=20_000)
     assert agree(cluster.nodes[3], cluster.nodes[0])
+
+
+def test_a_peer_that_names_keys_without_end_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page is in order and of the right shard, and nothing is behind it: the round ends all the same."""
+    monkeypatch.setattr(entropy, "VAIN_BYTES_MAX", 200_000)
+    cluster = cluster_of()
+    client = cluster.client()
+    cluster.down = {3}
+    for i in range(10):
+        finish(client, client.write(f"k{i}", b"v"))
+    cluster.down = set()
+    pages = 0
+
+    def lie(request: m.Request, reply: m.Reply) -> m.Reply | None:
+        nonlocal pages
+        if isinstance(reply, m.ShardSumsReply):
+            return m.ShardSumsReply(reply.id, reply.clock_us, b"x" * len(reply.sums))
+        if isinstance(request, m.ShardList):
+            pages += 1
+            here = (slot(f"{pages:05}-{n}") for n in range(4000))
+            names = sorted(s for s in here if cluster.configuration.shard_of(s) == request.shard)[:100]
+            items = [m.Named(s, b"y" * 32, cluster.now_us + 60 * S) for s in names]
+            return m.ShardListReply(reply.id, reply.clock_us, items, True)
+        return reply
+
+    cluster.lies[0] = lie
+    machine = run(cluster, 3, seconds=20)
+    assert agree(cluster.nodes[3], cluster.nodes[1])
+    assert machine.rounds_count > 3
+    assert machine.useless_count > 0
