@@ -14,6 +14,7 @@ from quorumcache.core.slots import Held, Promise, Slots
 
 #: So many of the last writes can be lost.
 LOST_MAX: Final = 32
+_VALUES_SLACK: Final = 1024
 _Before = tuple[dict[bytes, Held | None], dict[bytes, tuple[Promise, ...]], dict[int, tuple[int, bool]]]
 
 
@@ -22,6 +23,9 @@ class Disk:
 
     def __init__(self, slots: Slots) -> None:
         self.entries: dict[bytes, Held | None] = {}
+        #: What is written of values, which may leave memory then.
+        self.values: dict[Held, bytes] = {}
+        self._rows = 0
         self.promises: dict[bytes, tuple[Promise, ...]] = {}
         self.shards = {shard.number: (shard.floor_us, shard.recovering) for shard in slots.shards}
         self._before: deque[_Before] = deque(maxlen=LOST_MAX)
@@ -31,7 +35,15 @@ class Disk:
         shards, current, open_ = self.shards, slots.current, slots.open
         self._before.append((journal.entries.copy(), journal.promises.copy(), {n: shards[n] for n in journal.shards}))
         for slot in journal.entries:
-            self.entries[slot] = current.get(slot)
+            held = self.entries[slot] = current.get(slot)
+            if held is not None and not held.row and slots.values is not None:
+                self._rows += 1
+                held.row = self._rows
+                self.values[held] = held.salted
+        if len(self.values) > 2 * len(self.entries) + _VALUES_SLACK:
+            before = {held for entries, _, _ in self._before for held in entries.values() if held is not None}
+            kept = before.union(held for held in self.entries.values() if held is not None)
+            self.values = {held: salted for held, salted in self.values.items() if held in kept}
         for slot in journal.promises:
             self.promises[slot] = tuple(open_.get(slot, ()))
         for number, shard in journal.shards.items():

@@ -20,6 +20,7 @@ from quorumcache.core.node import NodeLimits
 from sim.adversary.conspiracy import Conspiracy
 from sim.adversary.nodes import ByzantineNode
 from sim.adversary.writers import ByzantineWriter
+from sim.bounds import large_keys
 from sim.checkers import ALL, Checker
 from sim.checkers.linearizability import Linearizability
 from sim.crypto import Suite
@@ -28,10 +29,11 @@ from sim.epochs import activate, revoking
 from sim.faults import Faults
 from sim.listing import list_all
 from sim.network import REGIONS, Network, graph_of, places_of
-from sim.plan import KEYED, Plan, Step, calm, further, reachable
+from sim.plan import KEYED, Plan, Step, calm, compares, further, lossless, reachable
 from sim.processes import ClientProcess, NodeProcess
 from sim.record import MISS, OK, PENDING, Op, Record, Violation
 from sim.settings import SimConfig
+from sim.upkeep import INTERVAL_US, PATIENCE_US
 from sim.world import Clock, World
 
 # An entry with the batch that it may not share with any other: header, value, a few leaves, and so much per grant.
@@ -39,6 +41,8 @@ _ENTRY_BYTES = ENTRY_OVERHEAD_BYTES + BATCH_OVERHEAD_BYTES + 400
 _GRANT_BYTES = GRANT_OVERHEAD_BYTES + 2
 # Room for so many more where keys have fields.
 _KEYED_ENTRIES = 16
+# After the healing, each node has so many rounds with each of the others.
+REPAIR_ROUNDS = 2
 
 
 class Engine:
@@ -54,6 +58,8 @@ class Engine:
         self.max_skew_us = plan.max_skew_us
         self.calm = calm(plan)
         self.reachable = reachable(plan)
+        self.compares = compares(plan)
+        self.lossless = lossless(plan)
         self.phase = "faults"
         self.healed_us = 0
         self.digest = ""
@@ -106,6 +112,7 @@ class Engine:
                     clock,
                     limits,
                     self,
+                    () if byzantine else plan.features,
                 )
             )
         for i, lies, percent in zip(plan.byzantine, plan.lies, plan.lie_percent, strict=True):
@@ -208,6 +215,7 @@ class Engine:
         self._on_start = overriding("started", "registers"), overriding("started", "keys")
         self._on_end = overriding("ended", "registers"), overriding("ended", "keys")
         self._on_sign = overriding("signed")
+        self._on_heal = overriding("healed")
         self._on_commit = overriding("committed")
         self._on_ask = overriding("asked")
         self._on_promise = overriding("promised")
@@ -294,6 +302,10 @@ class Engine:
 
     def run(self) -> None:
         """Let it all happen."""
+        with large_keys("large" in self.plan.features):
+            self._run()
+
+    def _run(self) -> None:
         for process in self.clients:
             process.on_end = self._op_ended
         self._load(self.plan.steps)
@@ -383,7 +395,11 @@ class Engine:
         quiet_us = 2 * self.plan.op_time_us + 4 * self.plan.max_skew_us + 200_000
         if any(node.recovery is not None for node in self.nodes):
             quiet_us += 4 * self.plan.op_time_us
+        if "repair" in self.plan.features:
+            quiet_us += REPAIR_ROUNDS * len(self.nodes) * (INTERVAL_US + PATIENCE_US)
         self.world.run_until(self.world.now_us + quiet_us)
+        for hook in self._on_heal:
+            hook()
 
     def _final(self) -> None:
         """Slot by slot: a write, then reads by two clients; and two more writes by others, one of them a race."""
@@ -482,6 +498,8 @@ class Engine:
         node.sealed = False
         activate(node.node, following)
         node.store()
+        if not node.down:
+            node.begin_repair()
         if isinstance(node, ByzantineNode):
             node.adopt_twin()
 

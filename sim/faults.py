@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from quorumcache.core.model import stamp_time
 from sim.record import OK, Op
@@ -11,6 +11,8 @@ from sim.record import OK, Op
 if TYPE_CHECKING:
     from sim.engine import Engine
 
+ROLLING_LOOK_US: Final = 50_000
+ROLLING_DOWN_US: Final = 100_000
 Pairs = list[tuple[int, int]]
 
 
@@ -78,6 +80,11 @@ class Faults:
         elif kind == "client_crash":
             engine.clients[target].crash()
             detail = ""
+        elif kind == "rolling":
+            order = list(range(len(engine.nodes)))
+            draw.shuffle(order)
+            self._roll(order, 0)
+            detail = "of " + ", ".join(map(str, order))
         elif kind == "revoke":
             engine.revoke(choice)
             detail = ""
@@ -126,6 +133,19 @@ class Faults:
         node = self._engine.nodes[target]
         if node.down and node.restart_count == count:
             node.restart(wipe=node.wiped)
+
+    def _roll(self, order: list[int], turn: int) -> None:
+        """Restart the next of these nodes without its memory, once the one before is whole again."""
+        engine = self._engine
+        if self._over or turn == len(order):
+            return
+        if any(node.down or node.recovery is not None for node in engine.nodes):
+            engine.world.at(engine.now_us + ROLLING_LOOK_US, self._roll, order, turn)
+            return
+        node = engine.nodes[order[turn]]
+        node.forget()
+        engine.world.at(engine.now_us + ROLLING_DOWN_US, self._restart, node.index, node.restart_count)
+        engine.world.at(engine.now_us + ROLLING_DOWN_US + ROLLING_LOOK_US, self._roll, order, turn + 1)
 
     def _quicken(self, target: int, _second: object) -> None:
         self._engine.nodes[target].slow_us = 0

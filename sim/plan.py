@@ -48,9 +48,11 @@ STRETCH: Final = 20_000
 #: The number of the first key with fields.
 KEYED: Final = 1000
 _TYPES_CHANCE: Final = 0.5
+_UPKEEP_CHANCE: Final = {"large": 0.25, "repair": 0.3, "cold": 0.3, "rolling": 0.1}
 _TYPES: Final = ("set", "map", "counter", "siblings")
 _FAULTS: Final = ("partition", "one_way", "crash", "wipe", "slow", "clock_step", "client_crash", "ambush")
-_HINDERING: Final = ("loss", "lateness", "partition", "one_way", "crash", "wipe", "slow", "revoke", "ambush")
+_HINDERING: Final = ("loss", "lateness", "partition", "one_way", "crash", "wipe", "slow", "revoke", "ambush", "rolling")
+_LOSING: Final = ("partition", "one_way", "crash", "wipe", "slow", "revoke", "ambush", "evict", "few_promises")
 _DISTURBING: Final = (*_HINDERING, "evict", "expire")
 
 
@@ -107,6 +109,17 @@ def reachable(plan: Plan) -> bool:
     return plan.topology != "regions" and not hindered
 
 
+def compares(plan: Plan) -> bool:
+    """Whether nodes compare themselves with peers, and end with the same: where they have room, and drop nothing."""
+    return "repair" in plan.features and not any(name in plan.features for name in ("evict", "revoke"))
+
+
+def lossless(plan: Plan) -> bool:
+    """Whether no more happens to nodes than a rolling restart, and nobody lies."""
+    quiet = not plan.byzantine and not plan.byzantine_writers and not plan.drama
+    return quiet and not any(name in plan.features for name in (*_LOSING, "delete", "expire", "lull"))
+
+
 def plan_of(config: SimConfig, seed: int) -> Plan:
     """The plan that this seed gives under this configuration."""
     from sim.adversary.keylies import KEY_LIES
@@ -134,6 +147,15 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         )
         if random.Random(f"{seed} types or not").random() < _TYPES_CHANCE:
             features = (*features, "types")
+        # From streams of their own: what else a seed draws does not change. Who is far, and has to end a generation first,
+        # has no time to spare for an entry more that a peer has brought, or for a round more.
+        features += tuple(
+            name
+            for name in FEATURES
+            if random.Random(f"{seed} {name} or not").random() < _UPKEEP_CHANCE.get(name, 0.0)
+            and not (calm and name in _DISTURBING)
+            and not ("far" in features and name in ("repair", "large"))
+        )
     topology = config.topology or draw.choices(("rack", "zones"), (3, 1))[0]
     wide = topology == "regions"
     op_time_us = 1000 * (config.op_time_ms or (3000 if wide else 500))
@@ -167,6 +189,8 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
     span_us = per_lane * (think_us + (300_000 if wide else 8_000)) + 200_000
     if "lull" in features:
         span_us += 4 * (op_time_us + 2_000 * config.max_skew_ms)
+    if "rolling" in features:
+        span_us += config.nodes * (3 * op_time_us + 200_000)  # Each waits 2 op_time until it asks for what it had.
     pace = msgspec.structs.replace(pace, think_us=think_us)
     types: tuple[str, ...] = ()
     if "types" in features:
@@ -298,6 +322,9 @@ def _faults(
         target = draw.randrange(config.clients if kind == "client_crash" else config.nodes)
         longest = draw.choice((op_time_us // 10, op_time_us, 2 * op_time_us))
         faults.append((draw.randrange(span_us), kind, target, draw.randint(1000, longest), draw.getrandbits(30)))
+    if "rolling" in features:
+        rolled = random.Random(f"{draw.random()} rolling")
+        faults.append((rolled.randrange(span_us // 2), "rolling", 0, 0, rolled.getrandbits(30)))
     if "revoke" in features:
         faults.append((draw.randrange(span_us // 4, span_us), "revoke", 0, 0, draw.getrandbits(30)))
     return tuple(sorted(faults))

@@ -26,6 +26,7 @@ from sim.keyed import KeyedClient
 from sim.listing import Part
 from sim.network import Network
 from sim.record import Op, Record
+from sim.upkeep import ColdValues, Repair
 from sim.world import Clock, Stopwatch, World
 
 TICK_US = 50_000
@@ -69,6 +70,7 @@ class NodeProcess:
         clock: Clock,
         limits: NodeLimits,
         observer: Observer,
+        features: tuple[str, ...] = (),
     ) -> None:
         self.index = index
         self.world = world
@@ -87,11 +89,15 @@ class NodeProcess:
         self.slow_us = 0
         self.chain = [configuration]
         self._random = world.random(f"node {index}")
+        self._cold = ColdValues(world.random(f"cold {index}")) if "cold" in features else None
+        self._repairs = world.random(f"repair {index}") if "repair" in features else None
+        self.repair: Repair | None = None
         self.torn = 0
         self.node = self._make(None)
         self.disk = Disk(self.node.slots)
         self.recovery: Recovery | None = None
         self.restart_count = 0
+        self.begin_repair()
         network.attach(index, self.receive)
         world.at(world.now_us + self._random.randrange(TICK_US), self._tick)
 
@@ -99,7 +105,17 @@ class NodeProcess:
         verifier = Verifier(self.verify, self.chain, remembered_max=2048)
         node = Node(self.configuration, self.index, self.key.sign, verifier, started_us=started_us, limits=self.limits)
         node.slots.journal = Journal()
+        if self._cold is not None:
+            node.leave_values_to_storage()
         return node
+
+    def begin_repair(self) -> None:
+        """Compare with peers from now on, where that is asked for."""
+        if self._repairs is not None:
+            self.repair = Repair(self.node, self._repairs, self.clock.read_us(), self._ask)
+
+    def _ask(self, peer: int, request: m.Request) -> None:
+        self.network.send(self.index, peer, request)
 
     # --- messages and time ---
 
@@ -112,8 +128,14 @@ class NodeProcess:
                 self.recovery.receive(source, message, self.clock.read_us())
                 self.store()
                 self._pump()
+            if self.repair is not None:
+                self.repair.receive(source, message, self.clock.read_us())
+                self.store()
             return
-        reply = self.node.handle(message, self.clock.read_us())
+        if self._cold is None:
+            reply = self.node.handle(message, self.clock.read_us())
+        else:
+            reply = self._cold.answer(self.node, self.disk, message, self.clock.read_us())
         self.store()
         if type(reply) is m.CommitReply:
             self.observer.committed(self, message, reply)  # type: ignore[arg-type]
@@ -134,6 +156,8 @@ class NodeProcess:
         if self.recovery is not None and now_us >= self.recovery.deadline_us:
             self.recovery.wake(now_us)
             self._pump()
+        if self.repair is not None and not self.sealed:
+            self.repair.wake(now_us)
         self.store()
 
     def store(self) -> None:
@@ -142,6 +166,8 @@ class NodeProcess:
         assert journal is not None
         if journal:
             self.disk.write(journal, self.node.slots)
+            if self._cold is not None:
+                self._cold.stored(self.node)
 
     def _pump(self) -> None:
         recovery = self.recovery
@@ -163,12 +189,17 @@ class NodeProcess:
         draw = random.Random(f"{choice} torn")
         self.torn = draw.choice((0, 1, draw.randint(1, LOST_MAX)))
 
+    def forget(self) -> None:
+        """Stop, and lose all of it, as a node without storage does."""
+        self.crash()
+        self.wiped = True
+
     def crash(self) -> None:
         """Stop: what is in memory is lost, what is stored is not."""
         if not self.down:
             self.store()  # Nothing is left to do, but for a liar, which does not do it each time.
             self.down = True
-            self.recovery = None
+            self.recovery = self.repair = None
             self.record.states.append((self.world.now_us, self.index, "down"))
 
     def trusts_what_is_left(self) -> bool:
@@ -194,6 +225,7 @@ class NodeProcess:
             self.disk.load(slots)
             slots.key_barrier_us = now_us + 2 * self.configuration.max_skew_us
         self.wiped, self.torn = False, 0
+        self.begin_repair()
         if any(shard.recovering for shard in self.node.slots.shards):
             self.recovery = Recovery(self.node, now_us, first_id=self._random.getrandbits(62))
         state = "recovering" if self.recovery is not None else "active"

@@ -37,6 +37,10 @@ FEATURES: Final = (
     "ambush",  # nodes lose everything just when an operation that they answered has ended
     "revoke",  # a new epoch in which a writer is revoked
     "types",  # beside registers, keys with fields: sets, maps, counters, siblings
+    "large",  # keys of more than one field count as large: they are read by buckets
+    "repair",  # nodes compare shards with their peers, and take what they lack
+    "cold",  # nodes have values on disk, and few of them in memory
+    "rolling",  # all nodes lose their memory, one after another, each once those before have recovered
 )
 
 

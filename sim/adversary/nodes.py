@@ -30,6 +30,7 @@ from quorumcache.core.model import (
 from quorumcache.core.node import Node
 from quorumcache.core.quorum import bitmap_of, full_bitmap
 from quorumcache.core.settle import commit_of
+from sim.adversary import repairs
 from sim.adversary.conspiracy import Conspiracy, Proposal, header_for
 from sim.adversary.keylies import KEY_LIES
 from sim.adversary.listings import lie_of
@@ -100,6 +101,14 @@ class ByzantineNode(NodeProcess):
             reply = (LIES.get(name) or KEY_LIES[name])(self, source, message, reply)
         if isinstance(message, m.Scan) and isinstance(reply, m.ScanReply):
             reply = lie_of(self.world.random(f"listing {self.index} {message.id}"), self.configuration, message, reply)
+        if isinstance(message, m.ShardSums | m.ShardList) or (
+            isinstance(message, m.ReadFull) and source < len(self.configuration.nodes)
+        ):
+            draw = self.world.random(f"repair {self.index} {message.id}")
+            honest = node.handle(message, clock_us)
+            reply = repairs.lie_of(
+                draw, self.conspiracy, self.configuration, message, honest, lambda slot: _fabricate(self, slot)
+            )
         if reply is not None:
             said = self.said.setdefault(type(reply), [])
             said.append(reply)

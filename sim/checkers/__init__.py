@@ -10,10 +10,12 @@ from sim.checkers.durability import Durability
 from sim.checkers.evidence import NoFalseAccusation
 from sim.checkers.floors import Floors
 from sim.checkers.freshness import Freshness
+from sim.checkers.instep import InStep
 from sim.checkers.integrity import Integrity
 from sim.checkers.keyconvergence import ConvergedKeys
 from sim.checkers.keydurability import DurableKeys
 from sim.checkers.keyintegrity import WholeKeys
+from sim.checkers.lasting import Lasting
 from sim.checkers.linearizability import Linearizability
 from sim.checkers.liveness import Liveness
 from sim.checkers.merged import Counters, HonestVectors, ShownSiblings
@@ -41,6 +43,8 @@ ALL: Final[tuple[type[Checker], ...]] = (
     ShownSiblings,
     HonestVectors,
     ConvergedKeys,
+    InStep,
+    Lasting,
 )
 
 __all__ = ["ALL", "Checker", "View"]

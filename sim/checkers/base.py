@@ -33,6 +33,10 @@ class View(Protocol):
     revoked: dict[bytes, int]
     #: All correct nodes can be reached, at once and throughout.
     reachable: bool
+    #: Nodes compare themselves with their peers, and had room for all that they found.
+    compares: bool
+    #: Nothing happens that excuses the loss of what was acknowledged.
+    lossless: bool
     op_time_us: int
     max_skew_us: int
 
@@ -82,6 +86,9 @@ class Checker:
 
     def forgetting(self, leaving: list[Op]) -> None:
         """A long run forgets these operations, which still are in the view: judge now what needs them."""
+
+    def healed(self) -> None:
+        """Faults have ended, and whatever they began."""
 
     def finished(self) -> None:
         """The run is over."""

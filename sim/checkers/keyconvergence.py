@@ -2,7 +2,8 @@
 later read of the key, or of that field, finds; a key that was deleted is a miss.
 
 Excused is a miss of a key that a correct node let go of, while a liar sides with it: together they outweigh the others'
-base (protocol 5.6), and a write of a field under a generation that is known begins no new one.
+base (protocol 5.6), and a write of a field under a generation that is known begins no new one. So is one of a key that
+a Byzantine writer ended: what it hoarded a liar may commit late.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ class ConvergedKeys(Checker):
         last_us = stamp_time(generation) if generation else 0
         members = self.view.configuration.group_of(op.base).members
         nodes = [self.view.nodes[i] for i in members]
+        correct = [node.node.slots.keys.get(op.base) for node in nodes if not node.is_byzantine]
+        if any(
+            k is not None and k.generation > generation and k.base.header in self.view.evil_headers for k in correct
+        ):
+            return True
         return any(node.is_byzantine for node in nodes) and any(
             op.base not in node.node.slots.keys and node.node.slots.shard(op.base).floor_us >= last_us
             for node in nodes
