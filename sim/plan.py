@@ -147,8 +147,7 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         )
         if random.Random(f"{seed} types or not").random() < _TYPES_CHANCE:
             features = (*features, "types")
-        # From streams of their own: what else a seed draws does not change. Who is far, and has to end a generation first,
-        # has no time to spare for an entry more that a peer has brought, or for a round more.
+        # From streams of their own: what else a seed draws does not change. Who is far has no time for a round more.
         features += tuple(
             name
             for name in FEATURES

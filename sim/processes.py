@@ -15,7 +15,7 @@ from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
 from quorumcache.core.coordinator import Coordinator
 from quorumcache.core.journal import Journal
-from quorumcache.core.model import DELETE, PUT, header_expires_at, header_stamp, header_writer
+from quorumcache.core.model import DELETE, PUT, SALT_BYTES, header_expires_at, header_stamp, header_writer
 from quorumcache.core.node import Node, NodeLimits
 from quorumcache.core.outcome import UNKNOWN, Failed, Found, Missed, Outcome, Written
 from quorumcache.core.repair import Recovery
@@ -106,7 +106,7 @@ class NodeProcess:
         node = Node(self.configuration, self.index, self.key.sign, verifier, started_us=started_us, limits=self.limits)
         node.slots.journal = Journal()
         if self._cold is not None:
-            node.leave_values_to_storage()
+            node.leave_values_to_storage(kept_bytes_max=SALT_BYTES)
         return node
 
     def begin_repair(self) -> None:

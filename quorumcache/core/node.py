@@ -38,7 +38,7 @@ from quorumcache.core.quorum import bitmap_of, full_bitmap
 from quorumcache.core.rights import DELETE as DELETE_ROLE
 from quorumcache.core.rights import WRITE
 from quorumcache.core.slots import Held, Promise, Shard, Slots
-from quorumcache.core.values import Values
+from quorumcache.core.values import KEPT_BYTES_MAX, Values
 
 _FOR_NODES: Final = (m.Report, m.ShardList)
 TICK_WORK_MAX: Final = 256
@@ -115,10 +115,11 @@ class Node:
         self.denied_counts: dict[str, int] = {}
         self.rights = configuration.rights_table
 
-    def leave_values_to_storage(self) -> None:
+    def leave_values_to_storage(self, *, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
         """From now on storage has the values, and memory those that are used: see core/values.py. Before anything is
         in `slots`."""
-        self.slots.values = Values(self.slots, self.limits.stored_bytes_max or 16 * self.limits.bytes_max)
+        stored_bytes_max = self.limits.stored_bytes_max or 16 * self.limits.bytes_max
+        self.slots.values = Values(self.slots, stored_bytes_max, kept_bytes_max)
 
     # --- the one door ---
 

@@ -405,7 +405,7 @@ class Slots(Promises):
         cost = ENTRY_OVERHEAD_BYTES + 2 * len(header) + len(salted)
         if header[2] == DELETE or header[87:95] != _NEVER:
             cost += REAP_OVERHEAD_BYTES
-        return cost + HOT_OVERHEAD_BYTES if salted and self.values is not None else cost
+        return cost + HOT_OVERHEAD_BYTES if self.values is not None and self.values.may_leave(held) else cost
 
 
 def _is_mortal(header: bytes) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from quorumcache.core.model import header_slot
+from quorumcache.core.model import SALT_BYTES, header_slot
 
 if TYPE_CHECKING:
     from quorumcache.core.memory import Pool
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: What a value costs beside its bytes in a node that may let go of it: its place among the others.
 HOT_OVERHEAD_BYTES: Final = 140
+#: Salt and value of so few bytes never leave: nothing would be won. Bases and tombstones, whose entries prove refusals,
+#: are among these: they have no value.
+KEPT_BYTES_MAX: Final = 64
 #: How many values that stay are looked at in search of one that may go.
 LOOKS_MAX: Final = 64
 #: Uses of its key that make a fetched value stay where others have to go for it.
@@ -31,12 +34,23 @@ _USES_TO_STAY: Final = 2
 class Values:
     """The values of one node's entries. `missing`: those that answers lacked; `lacking_bytes`: how many bytes of them
     since that was last set to 0. `stored_bytes`: all entries' headers and values, in memory or not, of which there may
-    be `stored_bytes_max`."""
+    be `stored_bytes_max`. What has `kept_bytes_max` or less never leaves."""
 
-    __slots__ = ("_fetched", "_hot", "_slots", "lacking_bytes", "missing", "stored_bytes", "stored_bytes_max")
+    __slots__ = (
+        "_fetched",
+        "_hot",
+        "_slots",
+        "kept_bytes_max",
+        "lacking_bytes",
+        "missing",
+        "stored_bytes",
+        "stored_bytes_max",
+    )
 
-    def __init__(self, slots: Slots, stored_bytes_max: int) -> None:
+    def __init__(self, slots: Slots, stored_bytes_max: int, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
+        assert kept_bytes_max >= SALT_BYTES
         self._slots = slots
+        self.kept_bytes_max = kept_bytes_max
         # Oldest first, by pool: an OrderedDict, for a dict's front is slow to find after many deletions.
         self._hot: list[OrderedDict[Held, None]] = [OrderedDict() for _ in slots.memory.pools]
         self._fetched: list[Held] = []
@@ -60,7 +74,7 @@ class Values:
     def entered(self, slot: bytes, held: Held) -> None:
         """An entry became current."""
         self.stored_bytes += held.size
-        if held.salted:
+        if self.may_leave(held):
             self._hot[self._slots.memory.pool_of(slot).number][held] = None
 
     def left(self, slot: bytes, held: Held) -> None:
@@ -69,6 +83,10 @@ class Values:
         self._hot[self._slots.memory.pool_of(slot).number].pop(held, None)
 
     # --- what goes, what comes ---
+
+    def may_leave(self, held: Held) -> bool:
+        """Whether the value is here, and not too small to go."""
+        return len(held.salted) > self.kept_bytes_max
 
     def cool_one(self, pool: Pool) -> bool:
         """Let go of one of the pool's values; False where none may go, or none was found in a bounded search."""

@@ -202,7 +202,8 @@ class SqliteStorage:
         for slot, held in sorted(entries, key=lambda entry: entry[0]) if slots.types else entries:
             if slot in slots.current:
                 raise Damaged("a slot occurs twice")
-            if slots.values is not None and slots.memory.bytes_used > slots.memory.bytes_max:
+            values = slots.values
+            if values is not None and slots.memory.bytes_used > slots.memory.bytes_max and values.may_leave(held):
                 held.salted = b""  # Read, and checked, but not to stay.
             slots.put_back(slot, held)
             if slot not in slots.current:

@@ -6,13 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quorumcache.core import messages as m
+from quorumcache.core.config import NamespaceInfo
 from quorumcache.core.journal import Journal
 from quorumcache.core.memory import batch_cost
-from quorumcache.core.model import header_slot, slot_of
+from quorumcache.core.model import DELETE, SALT_BYTES, header_slot, slot_of
 from quorumcache.core.slots import Held, Slots
 from quorumcache.core.values import Values
 from tests import craft
-from tests.cluster import START_US
+from tests.cluster import START_US, configuration_of
 from tests.core.test_memory import CONFIGURATION, QUOTA, held_of
 from tests.making import Alone
 
@@ -24,7 +25,7 @@ class Kept:
 
     def __init__(self, bytes_max: int, stored_bytes_max: int = 1 << 40) -> None:
         self.slots = Slots(CONFIGURATION, floor_us=0, recovering=False, bytes_max=bytes_max, promises_max=100)
-        self.values = self.slots.values = Values(self.slots, stored_bytes_max)
+        self.values = self.slots.values = Values(self.slots, stored_bytes_max, SALT_BYTES)
         self.journal = self.slots.journal = Journal()
         self.disk: Disk = {}
         self.rows = 0
@@ -50,8 +51,9 @@ class Kept:
         batches = {id(held.batch): batch_cost(held.batch) for _, held in slots}
         assert slots.memory.bytes_used == sum(slots.cost_of(held) for _, held in slots) + sum(batches.values())
         assert self.values.stored_bytes == sum(held.size for _, held in slots)
+        here = {id(held) for _, held in slots if len(held.salted) > SALT_BYTES}
         hot = {id(held) for queue in self.values._hot for held in queue}
-        assert hot == {id(held) for _, held in slots if held.salted}
+        assert hot == here
         assert self.values.hot_count == len(hot)
 
     def fetch(self) -> int:
@@ -154,7 +156,7 @@ def test_a_namespace_at_its_quota_lets_go_of_its_own_values() -> None:
 def test_answers_are_whole_once_what_they_lack_was_fetched() -> None:
     """Of every request that shows values: the same answer as from a node that has all in memory."""
     hot, cold = Alone(), Alone()
-    cold.node.leave_values_to_storage()
+    cold.node.leave_values_to_storage(kept_bytes_max=SALT_BYTES)
     values = cold.node.slots.values
     assert values is not None
     disk: Disk = {}
@@ -232,3 +234,21 @@ def test_sums_hold_and_no_value_is_lost_whatever_happens(steps: list[tuple[str, 
         assert held.salted or kept.disk[held.row][16:] == bytes((expected[slot] & 255,)) * (
             held.size - len(held.header) - 16
         )
+
+
+def test_bases_and_tombstones_never_leave() -> None:
+    """Their entries prove refusals, which have to be whole at once."""
+    alone = Alone(configuration_of(namespaces=(NamespaceInfo("test"), NamespaceInfo("set", "set"))))
+    alone.node.leave_values_to_storage(kept_bytes_max=SALT_BYTES)
+    values = alone.node.slots.values
+    assert values is not None
+    for draft in (
+        alone.draft().put(slot_bytes=slot_of(b"set", b"key"), value=b""),
+        alone.draft().put(value=b"", kind=DELETE),
+    ):
+        alone.prepare(draft)
+        assert alone.commit(draft) == ["OK"]
+    for row, (_, held) in enumerate(alone.node.slots, 1):
+        held.row = row
+    assert not values.cool_one(alone.node.slots.memory.pools[0])
+    assert all(held.salted for _, held in alone.node.slots)

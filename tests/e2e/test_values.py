@@ -72,7 +72,7 @@ async def test_more_values_than_memory_are_all_there_and_after_a_restart() -> No
 async def test_what_is_read_at_once_is_fetched_at_once() -> None:
     """One look into the database for all values that a frame's answers lack (up to the size of a frame)."""
     async with LocalCluster(storage="sqlite", bytes_max=MEMORY) as cluster, await cluster.client() as client:
-        small = {f"s{number}": b"%d" % number for number in range(100)}
+        small = {f"s{number}": b"%0100d" % number for number in range(100)}
         await client.set_many(small)
         await fill(client)
         counts = [queries_of(cluster.node(node)) for node in range(4)]
