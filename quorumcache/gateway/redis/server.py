@@ -18,6 +18,7 @@ from quorumcache.gateway.redis.connection import Connection
 from quorumcache.gateway.redis.cursors import Cursors
 from quorumcache.gateway.redis.database import Database
 from quorumcache.gateway.redis.gathering import Gathering
+from quorumcache.gateway.redis.notifications import Notifications
 from quorumcache.gateway.redis.settings import DATABASES, DatabaseNames, Settings
 from quorumcache.net import tls
 
@@ -41,6 +42,7 @@ class RedisGateway:
         self.databases = databases_of(client, settings)
         self.gathering = Gathering(client)
         self.channels = Channels()
+        self.notifications = Notifications(self.channels, self.databases.values())
         self.cursors = Cursors()
         self.loop = asyncio.get_running_loop()
         self.began_s = time.monotonic()
@@ -53,6 +55,7 @@ class RedisGateway:
         self.connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._ids = 0
 
     async def start(self) -> None:
@@ -76,6 +79,7 @@ class RedisGateway:
             self._sweeper.cancel()
         if self._server is not None:
             self._server.close()
+        await self.notifications.stop()
         for connection in list(self.connections):
             connection.abort()
         await asyncio.sleep(0)
@@ -122,6 +126,8 @@ class RedisGateway:
                 connection.refuse("ERR no authentication in time")
             elif settings.idle_s and idle_s > settings.idle_s and not session.subscriptions and connection.is_idle:
                 connection.abort()
+        if self.notifications.are_running:
+            self._ending = self.loop.create_task(self.notifications.end_if_idle())
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
 
 

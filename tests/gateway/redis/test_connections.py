@@ -158,6 +158,40 @@ async def test_messages_reach_those_who_listen(gateway: RedisGateway, protocol: 
     assert (gateway.channels.channels, gateway.channels.patterns) == ({}, {})
 
 
+async def test_changes_of_keys_reach_those_who_listen(gateway: RedisGateway, client: Client) -> None:
+    """Keyspace notifications, also of what others write; and the watches end with the last who listens."""
+    async with Redis(port=gateway.port) as r, r.pubsub() as listening:
+        await listening.psubscribe("__key*@0__:*")
+        assert (await listening.get_message(timeout=10) or {})["type"] == "psubscribe"
+        await client.set("watched", b"v")
+        await r.hset("watched:h", "f", "v")
+        await r.sadd("watched:s", "m")
+        await r.delete("watched:h")
+        async with Redis(port=gateway.port, db=1) as other:
+            await other.set("not of this database", "v")
+        await r.delete("watched")
+        wanted = {
+            (b"__keyspace@0__:watched", b"del"),
+            (b"__keyspace@0__:watched:s", b"sadd"),
+            (b"__keyspace@0__:watched:h", b"del"),
+        }
+        # (A key that is written and deleted at once may be told of by its deletion alone.)
+        heard = set()
+        for _ in range(100):
+            message = await listening.get_message(timeout=1)
+            if message is not None:
+                heard.add((message["channel"], message["data"]))
+            if wanted <= heard:
+                break
+        assert wanted <= heard
+        assert not any(b"not of this" in channel + data for channel, data in heard)
+    for _ in range(500):
+        if not gateway.notifications.are_running:
+            break
+        await asyncio.sleep(0.02)
+    assert not gateway.notifications.are_running
+
+
 async def test_a_listener_in_resp2_does_nothing_else(raw: Any) -> None:
     connection: Raw = await raw()
     await connection.ask(words(b"SUBSCRIBE", b"c"), b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")

@@ -93,7 +93,7 @@ def config(call: Call) -> object:
             b"maxclients": b"%d" % settings.connections_max,
             b"maxmemory": b"0",
             b"maxmemory-policy": b"allkeys-lru",
-            b"notify-keyspace-events": b"",
+            b"notify-keyspace-events": b"KEg$hs",
             b"port": b"%d" % call.session.gateway.port,
             b"proto-max-bulk-len": b"%d" % ARGUMENT_BYTES_MAX,
             b"save": b"",

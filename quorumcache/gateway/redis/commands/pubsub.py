@@ -1,4 +1,4 @@
-"""PUBLISH and SUBSCRIBE: between the clients of this gateway, and of no other."""
+"""PUBLISH and SUBSCRIBE: between the clients of this gateway, and of no other; and what changes in the cluster."""
 
 from __future__ import annotations
 
@@ -35,11 +35,13 @@ def _unsubscribe(call: Call, word: bytes, names: list[bytes], remove: Callable[[
 
 @command("subscribe", -2, f"{_FLAGS} pubsub_context no_multi", group="pubsub", summary="Listens to channels.")
 async def subscribe(call: Call) -> object:
+    await call.session.gateway.notifications.begin_for(call.arguments[1:])
     return _subscribe(call, b"subscribe", call.session.gateway.channels.subscribe)
 
 
 @command("psubscribe", -2, f"{_FLAGS} pubsub_context no_multi", group="pubsub", summary="Listens to patterns.")
 async def psubscribe(call: Call) -> object:
+    await call.session.gateway.notifications.begin_for(call.arguments[1:])
     return _subscribe(call, b"psubscribe", call.session.gateway.channels.subscribe_pattern)
 
 
