@@ -227,7 +227,8 @@ def check_missed(outcome: Outcome) -> None:
 
 
 def check_written(outcomes: Iterable[Outcome]) -> None:
-    """Raise Fault where any write failed: the gravest, and how many."""
+    """Raise Fault where any write failed: the gravest, and how many. Where others did not fail, it is not one that says
+    that nothing was written."""
     outcomes = list(outcomes)
     failed = [error_of(outcome) for outcome in outcomes if type(outcome) is not Written]
     if failed:
@@ -235,6 +236,8 @@ def check_written(outcomes: Iterable[Outcome]) -> None:
         if len(outcomes) == 1:
             raise fault
         word, _, text = str(fault).partition(" ")
+        if len(failed) < len(outcomes):
+            word = "OUTCOMEUNKNOWN"
         raise Fault(f"{word} {len(failed)} of {len(outcomes)} writes failed, one of them so: {text}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import pytest
 from hypothesis import given
@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from quorumcache.client import Client
 from quorumcache.client.mixed import ReadSlot
-from quorumcache.core.outcome import Missed
+from quorumcache.core.outcome import DENIED, UNAVAILABLE, UNKNOWN, Failed, Missed, Outcome, Written
 from quorumcache.errors import Misuse
 from quorumcache.gateway.redis import Settings, gathering
+from quorumcache.gateway.redis.commands.strings import write_strings
+from quorumcache.gateway.redis.database import check_written
+from quorumcache.gateway.redis.faults import Fault
 from quorumcache.gateway.redis.gathering import Lane
 from quorumcache.gateway.redis.running import _levels
 from quorumcache.gateway.redis.table import Call, find
@@ -114,3 +117,46 @@ async def test_a_batch_that_does_not_come_back_holds_up_nobody(monkeypatch: pyte
     assert nodes.asked == [b"first", b"other", b"other", b"other"]
     nodes.way.set()
     await asyncio.gather(first, *others)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        ([UNAVAILABLE], "UNAVAILABLE why"),
+        ([DENIED], "NOPERM why"),
+        ([UNAVAILABLE, UNAVAILABLE], "UNAVAILABLE 2 of 2 writes failed, one of them so: why"),
+        ([UNAVAILABLE, UNKNOWN], "OUTCOMEUNKNOWN 2 of 2 writes failed, one of them so: why"),
+        (["", UNAVAILABLE, ""], "OUTCOMEUNKNOWN 1 of 3 writes failed, one of them so: why"),
+    ],
+)
+def test_an_error_never_says_that_nothing_was_written_where_something_was(kinds: list[str], said: str) -> None:
+    outcomes: list[Outcome] = [Failed(kind, "why") if kind else Written(b"") for kind in kinds]
+    with pytest.raises(Fault) as caught:
+        check_written(outcomes)
+    assert str(caught.value) == said
+    check_written([Written(b"")])
+
+
+class _Database:
+    """A database of strings and hashes whose nodes fail between two steps."""
+
+    number = 0
+    collections: ClassVar[dict[str, None]] = {"hash": None}
+    strings = None
+
+    def lasting(self) -> int:
+        return 0
+
+    def put_string(self, key: bytes, value: bytes, expires_at_us: int) -> ReadSlot:
+        return ReadSlot(key)
+
+    def probes(self, key: bytes) -> list[ReadSlot]:
+        return [ReadSlot(key)]
+
+
+def test_a_value_that_is_written_is_never_said_not_to_be() -> None:
+    call = Call(cast(Any, None), [], cast(Any, None), cast(Any, _Database()))
+    steps = write_strings(call, {b"k": b"v"}, None)
+    next(steps)
+    with pytest.raises(Fault, match=r"^OUTCOMEUNKNOWN written, but"):
+        steps.send([Written(b""), Failed(UNAVAILABLE, "why")])

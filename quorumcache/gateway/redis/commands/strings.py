@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from quorumcache.client.mixed import ReadSlot, WriteSlot
 from quorumcache.core.model import DELETE
+from quorumcache.core.outcome import Outcome
 from quorumcache.gateway.redis.database import Database, check_written, is_there
 from quorumcache.gateway.redis.encoding import OK
 from quorumcache.gateway.redis.exact import refuse
@@ -47,18 +49,26 @@ def write_strings(call: Call, items: dict[bytes, bytes], at_ms: int | None) -> S
     parts += [probe for key in items for probe in database.probes(key)]
     outcomes = yield parts
     check_written(outcomes[: len(items)])
-    # The string counts from now on; what else was under its key goes.
+    try:
+        yield from _remove_others(database, list(items), outcomes[len(items) :])
+    except Fault as fault:
+        # Not as it is: it would say that nothing was written.
+        raise Fault(f"OUTCOMEUNKNOWN written, but what was there of another type may come back: {fault}") from None
+    return OK
+
+
+def _remove_others(database: Database, keys: list[bytes], probed: Sequence[Outcome]) -> Steps:
+    """What else is under keys that are strings now goes, by the outcomes of their probes."""
     kinds = list(database.collections)
-    probed = iter(outcomes[len(items) :])
+    found = iter(probed)
     rest = [
         WriteSlot(database.collections[kind], database.base_slot(kind, key), DELETE)
-        for key in items
+        for key in keys
         for kind in kinds
-        if is_there(next(probed))
+        if is_there(next(found))
     ]
     if rest:
         check_written((yield rest))
-    return OK
 
 
 @command("get", 2, "readonly fast", ONE_KEY, group="string", summary="Returns the string value of a key.")
