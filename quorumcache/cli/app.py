@@ -1,6 +1,7 @@
 """The program: its commands in one list, and where errors become words and exit codes.
 
-Each command is a function in a file of its own, imported only when it is asked for. It must not know what they do.
+Each command is a function, or a group of them, in a file of its own, imported only when it is asked for. It must not
+know what they do.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "gateway": (_USE, "quorumcache.cli.gateway", "gateway"),
     "init": (_RUN, "quorumcache.cli.init", "init"),
     "keygen": (_RUN, "quorumcache.cli.keygen", "keygen"),
+    "admin": (_RUN, "quorumcache.cli.admin", "admin"),
     "node": (_RUN, "quorumcache.cli.node", "node"),
 }
 
@@ -53,8 +55,13 @@ class _Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         panel, module, function = COMMANDS[cmd_name]
+        found = getattr(import_module(module), function)
+        if isinstance(found, typer.Typer):
+            group: Any = typer.main.get_command(found)
+            group.name, group.rich_help_panel, group.context_settings = cmd_name, panel, _SETTINGS
+            return group
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=_SETTINGS)
-        alone.command(cmd_name, rich_help_panel=panel)(getattr(import_module(module), function))
+        alone.command(cmd_name, rich_help_panel=panel)(found)
         return typer.main.get_command(alone)
 
     def invoke(self, ctx: Any) -> Any:
