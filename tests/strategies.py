@@ -86,6 +86,19 @@ requests = st.one_of(
     st.builds(m.Scan, ids, hashes, group_ids, st.binary(min_size=1, max_size=64), small, places, st.integers(1, 1024)),
     st.builds(m.Evidence, ids, hashes, st.integers(0, 1 << 20)),
     st.builds(m.Witness, ids, hashes, slots, hashes),
+    st.builds(
+        m.Put,
+        ids,
+        hashes,
+        group_ids,
+        hashes,
+        signatures,
+        st.lists(headers, min_size=1, max_size=3),
+        st.lists(small, min_size=1, max_size=3),
+        st.booleans(),
+    ),
+    st.builds(m.Forward, ids, hashes, st.lists(bundles, min_size=1, max_size=2)),
+    st.builds(m.Get, ids, hashes, st.lists(slots, min_size=1, max_size=3)),
     st.builds(m.Changes, ids, hashes, st.binary(min_size=1, max_size=64), small, st.booleans(), times, times),
 )
 replies = st.one_of(
@@ -102,6 +115,9 @@ replies = st.one_of(
     st.builds(m.Pong, ids, times),
     st.builds(m.EvidenceReply, ids, times, st.lists(proofs, max_size=3), st.integers(0, 1 << 20)),
     st.builds(m.WitnessReply, ids, times, st.binary(min_size=16, max_size=16), times, headers, signatures),
+    st.builds(m.PutReply, ids, times, small, st.lists(times, max_size=3), details),
+    st.builds(m.ForwardReply, ids, times, small),
+    st.builds(m.GetReply, ids, times, st.integers(0, 1024), st.lists(bundles, max_size=2), st.booleans()),
     st.builds(
         m.ChangesReply,
         ids,

@@ -60,6 +60,15 @@ def _quota(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
+def _ack(text: str) -> tuple[str, int]:
+    from quorumcache.errors import ConfigurationError
+
+    name, given, number = text.partition("=")
+    if given and not (number.isascii() and number.isdigit() and len(number) < 4):
+        raise ConfigurationError(f"--primary {text[:80]}: is not like fast, or fast=2 for two nodes")
+    return name, int(number) if given else 1
+
+
 def _name_of(directory: Path) -> str:
     """A cluster's name after its directory, with what names may not have left out."""
     return re.sub(r"[^a-zA-Z0-9_.-]+", "-", directory.resolve().name)[:64] or "cluster"
@@ -122,6 +131,14 @@ def init(
     quotas: Annotated[
         str, typer.Option(help="What namespaces may take of each node's memory: name=BYTES, with commas between.")
     ] = "",
+    primary: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[=ACK],...",
+            help="Namespaces in mode primary: one round trip to ACK nodes (1 unless given), then forwarded. "
+            "Faster, never forged, but a lying node can serve old values.",
+        ),
+    ] = "",
     tls: Annotated[
         bool,
         typer.Option("--tls/--no-tls", help="Sessions over TLS 1.3; without it, whoever is on the way reads all."),
@@ -144,6 +161,7 @@ def init(
 
     may_read = dict(_reader(item) for item in _names(readers))
     may_take = dict(_quota(item) for item in _names(quotas))
+    acks = dict(_ack(item) for item in _names(primary))
     spaces = []
     for item in _names(namespaces):
         named, limited, allowed = item.partition("=")
@@ -157,12 +175,16 @@ def init(
                 hide_keys=name in _names(hide_keys),
                 readers=may_read.pop(name, ANYONE),
                 quota_bytes=may_take.pop(name, 0),
+                mode="primary" if name in acks else "quorum",
+                ack=acks.pop(name, 1),
             )
         )
     if may_read:
         raise ConfigurationError(f"{next(iter(may_read))!r} has readers, and is none of the --namespaces")
     if may_take:
         raise ConfigurationError(f"{next(iter(may_take))!r} has a quota, and is none of the --namespaces")
+    if acks:
+        raise ConfigurationError(f"{next(iter(acks))!r} is to be in mode primary, and is none of the --namespaces")
     unknown = sorted({*_names(encrypt), *_names(hide_keys)} - {space.name for space in spaces})
     if unknown:
         raise ConfigurationError(f"{unknown[0]!r} is to be sealed, and is none of the --namespaces")

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 _FROZEN: Final = "the node's storage takes no writes now, as when its disk is full; its log says why"
 
 
-def denial(node: Node, header: Header, now_us: int) -> str:
-    """Prepare rule 1: why this writer may not write this header here; empty where it may."""
+def denial(node: Node, header: Header, now_us: int, mode: str = "quorum") -> str:
+    """Prepare rule 1: why this writer may not write this header here; empty where it may. `mode`: that of the write."""
     configuration = node.configuration
     namespace = configuration.namespace(header.namespace)
     if namespace is None:
         return "the configuration has no such namespace"
+    if namespace.mode != mode:
+        return f"the namespace's mode is {namespace.mode}, and this is a write of another"
     writer, role = header.writer, DELETE_ROLE if header.kind == DELETE else WRITE
     slot = header.slot
     name_at = 3 + slot[0]

@@ -136,6 +136,38 @@ class Verifier:
             counts = bytes(sum(g.bitmap[i >> 3] >> (i & 7) & 1 for g in grants) for i in range(count))
         return configuration, group, counts
 
+    def check_intent(self, certificate: Certificate) -> tuple[Configuration, Group]:
+        """As `check_certificate`, for what is kept in mode primary (protocol 10): the writer's intent alone, without
+        grants. It says nothing in any other mode: `check_signed_header` refuses headers of those."""
+        configuration = self.chain.get(certificate.configuration)
+        if configuration is None:
+            raise Malformed("the signed batch names a configuration that is not known or no longer counts")
+        group = configuration.groups.get(certificate.group)
+        if group is None:
+            raise Malformed("the signed batch names a group that its configuration does not have")
+        if (
+            not 1 <= certificate.count <= BATCH_COUNT_MAX
+            or len(certificate.root) != 32
+            or len(certificate.writer) != 32
+        ):
+            raise Malformed("the signed batch is not of the right form")
+        if certificate.grants:
+            raise Malformed("what is kept in mode primary has no grants")
+        head = (certificate.configuration, certificate.group, certificate.root)
+        if not self.is_signed(certificate.writer, intent_string(*head), certificate.signature):
+            raise Malformed("the batch is not signed by its writer")
+        return configuration, group
+
+    def check_signed_header(
+        self, raw: bytes, certificate: Certificate, configuration: Configuration, group: Group
+    ) -> Header:
+        """As `check_header`, for what has no grants: only in a namespace of mode primary does that count."""
+        header = self.check_header(raw, certificate, configuration, group)
+        namespace = configuration.namespace(header.namespace)
+        if namespace is None or namespace.mode != "primary":
+            raise Malformed("an entry without grants, in a namespace where q nodes have to grant it")
+        return header
+
     def check_header(self, raw: bytes, certificate: Certificate, configuration: Configuration, group: Group) -> Header:
         """Parse a header that claims to be of the certificate's batch; its place in the tree is checked elsewhere."""
         header = parse_header(raw)
@@ -149,20 +181,26 @@ class Verifier:
         """Verify an entry that stands alone, with its path. Without its value where `with_value` is false, as in the
         proof of a refusal. Returns its header; raises Malformed with the reason otherwise."""
         certificate = entry.certificate
-        configuration, group, counts = self.check_certificate(certificate)
+        is_signed_only = not certificate.grants
+        if is_signed_only:
+            (configuration, group), counts = self.check_intent(certificate), b""
+        else:
+            configuration, group, counts = self.check_certificate(certificate)
         root = merkle.root_from_path(digest_of(entry.header), entry.position, certificate.count, entry.path)
         if root != certificate.root:
             raise Malformed("the entry's path does not lead to its certificate's root")
         if counts and counts[entry.position] < configuration.q:
             raise Malformed("too few grants promise this header")
-        header = self.check_header(entry.header, certificate, configuration, group)
+        check_header = self.check_signed_header if is_signed_only else self.check_header
+        header = check_header(entry.header, certificate, configuration, group)
         if with_value:
             check_value(entry.header, entry.salted)
         return header
 
     def batch_of(self, entry: Entry) -> Batch:
         """The batch of an entry that `check_entry` found valid, as nodes keep it."""
-        return Batch(entry.certificate, b"", self.check_certificate(entry.certificate)[2])
+        certificate = entry.certificate
+        return Batch(certificate, b"", self.check_certificate(certificate)[2] if certificate.grants else b"")
 
 
 def check_value(header: bytes, salted: bytes) -> None:

@@ -185,6 +185,7 @@ def _namespace(table: "_Table") -> NamespaceInfo:
         encryption=table.text("encryption", "none"),
         hide_keys=table.boolean("hide_keys", False),
         readers=tuple(name for name, _ in table.texts("readers", WRITERS_MAX, list(ANYONE))),
+        ack=table.integer("ack", 1),
     )
     table.done()
     return namespace

@@ -49,6 +49,8 @@ class NamespaceInfo:
 
     `readers` are names, ("*",), or ("anyone",): also clients without a key. Further rights are in `rights`.
 
+    `mode` "primary": a write is one round trip to `ack` nodes of the group, forwarded in the background (protocol 10).
+
     `encryption` "client": clients seal values, and with `hide_keys` keys too, under data keys that nodes do not have.
     """
 
@@ -62,6 +64,7 @@ class NamespaceInfo:
     encryption: str = "none"
     hide_keys: bool = False
     readers: tuple[str, ...] = ANYONE
+    ack: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +230,15 @@ class Configuration:
         """Whether the key belongs to an active writer with the right to write to all keys of the (known) namespace."""
         return self.rights_table.may(writer_key, WRITE, namespace, b"")
 
+    @cached_property
+    def _primary_prefixes(self) -> frozenset[bytes]:
+        names = [x.name.encode("ascii") for x in self.namespaces if x.mode == "primary"]
+        return frozenset(bytes((len(name),)) + name for name in names)
+
+    def is_primary(self, slot: bytes) -> bool:
+        """Whether the slot is of a namespace in mode primary. `slot` as in `shard_of`."""
+        return bool(self._primary_prefixes) and slot[: 1 + slot[0]] in self._primary_prefixes
+
     def is_revoked(self, writer_key: bytes) -> bool:
         """Whether the key belongs to a revoked writer. An unknown key is not; it just may not write."""
         return writer_key in self._revoked
@@ -319,6 +331,7 @@ def to_document(config: Configuration) -> dict[str, object]:
                 **({"encryption": x.encryption} if x.encryption != "none" else {}),
                 **({"hide_keys": True} if x.hide_keys else {}),
                 **({"readers": list(x.readers)} if x.readers != ANYONE else {}),
+                **({"ack": x.ack} if x.ack != 1 else {}),
             }
             for x in config.namespaces
         ],

@@ -103,6 +103,9 @@ def check(config: Configuration) -> None:
         _check_name(f"{at}.name", namespace.name)
         _check_choice(f"{at}.type", namespace.type, TYPES)
         _check_choice(f"{at}.mode", namespace.mode, MODES)
+        if namespace.mode == "primary" and namespace.type != "register":
+            raise fault(f"{at}.mode", "only registers can have the mode primary: it has no quorum to agree on a base")
+        _check_range(f"{at}.ack", namespace.ack, 1, config.n if namespace.mode == "primary" else 1)
         _check_choice(f"{at}.encryption", namespace.encryption, ENCRYPTIONS)
         if namespace.encryption != "none" and namespace.type != "register":
             raise fault(f"{at}.encryption", "clients seal the values of registers only; the type has to be register")

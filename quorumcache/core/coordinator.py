@@ -37,6 +37,7 @@ from quorumcache.core.settlekey import SettleKey
 from quorumcache.core.types.base import base_slot_of, is_base_slot
 from quorumcache.core.watch import Watching
 from quorumcache.core.write import WriteBatch
+from quorumcache.core.writeback import Direct
 
 _AHEAD_MAX: Final = 4096
 _SUSPICION_MAX: Final = 64.0
@@ -79,6 +80,7 @@ class Coordinator(WriteQueue):
         self._scans: list[tuple[bytes, bytes, m.Position, int, Token]] = []
         self._ahead: dict[bytes, int] = {}
         self.generations = Generations(self)
+        self._direct = Direct(self)
         #: The shortest round trip to a quorum of late, in microseconds: how far the nodes are.
         self.round_us = 0
         #: Proofs of misbehaviour that this client came upon, by the key that each convicts.
@@ -137,6 +139,8 @@ class Coordinator(WriteQueue):
         """Send what is queued: per group, one batch of reads and one of writes (more where bounds ask for it)."""
         if self._reads:
             reads, self._reads = self._reads, {}
+            if self._direct:
+                reads = self._direct.reads(reads, False, now_us)
             for group, slots in self._by_group(reads):
                 for at in range(0, len(slots), m.READ_SLOTS_MAX):
                     part = slots[at : at + m.READ_SLOTS_MAX]
@@ -144,6 +148,8 @@ class Coordinator(WriteQueue):
                     self.schedule(batch)
         if self._full_reads:
             full_reads, self._full_reads = self._full_reads, {}
+            if self._direct:
+                full_reads = self._direct.reads(full_reads, True, now_us)
             for group, slots in self._by_group(full_reads):
                 self.settle(group, slots, [full_reads[slot] for slot in slots], now_us, now_us)
         if self._scans:
@@ -243,6 +249,10 @@ class Coordinator(WriteQueue):
         """The driver's news of a node: those that cannot be reached are not asked for values first."""
         (self._unreachable.discard if reachable else self._unreachable.add)(node)
         self._preferred.clear()
+
+    def is_reachable(self, node: int) -> bool:
+        """Whether the driver has a way to this node, as far as it said."""
+        return node not in self._unreachable
 
     # --- what the machines call ---
 
@@ -403,6 +413,8 @@ class Coordinator(WriteQueue):
         return list(groups.values())
 
     def _route(self, writes: dict[bytes, PendingWrite], now_us: int) -> None:
+        if self._direct:
+            writes = self._direct.writes(writes, now_us)
         if self.types:
             self.propose(self.generations.route(list(writes.values()), now_us), now_us)
             return

@@ -280,7 +280,11 @@ class AntiEntropy:
                 raise Malformed("a field in the place of a key")
             if slots.digest_at(item.slot) == item.digest:
                 continue
-            if item.slot not in shard.slots and item.time_us <= shard.floor_us:
+            if (
+                item.slot not in shard.slots
+                and item.time_us <= shard.floor_us
+                and not configuration.is_primary(item.slot)
+            ):
                 continue  # What is below the floor is not taken: this may be why it is not here.
             if slots.type_of(item.slot) is None and item.slot in slots.current:
                 here = slots.current[item.slot]

@@ -239,7 +239,7 @@ def batch_cost(batch: Batch) -> int:
     """What the entries of a batch share, for as long as one of them is here: a writer could make one small entry pin
     the 1,024 leaves and wide bitmaps of its batch, so that counts too."""
     grants = batch.certificate.grants
-    each = GRANT_OVERHEAD_BYTES + len(grants[0].bitmap)
+    each = GRANT_OVERHEAD_BYTES + (len(grants[0].bitmap) if grants else 0)
     return BATCH_OVERHEAD_BYTES + len(batch.leaves) + len(batch.counts) + len(grants) * each
 
 

@@ -355,6 +355,54 @@ class ShardListReply(Reply, tag=23):
     more: bool
 
 
+class Put(Request, tag=30):
+    """Mode primary: a writer's signed batch of headers, with salts and values, to be stored as it is. `forward`: pass
+    it on to the rest of the group."""
+
+    group: GroupId
+    writer: Hash
+    signature: Signature
+    headers: Annotated[list[HeaderBytes], Meta(min_length=1, max_length=BATCH_COUNT_MAX)]
+    salted: Annotated[list[SaltedBytes], Meta(min_length=1, max_length=BATCH_COUNT_MAX)]
+    forward: bool
+
+
+class PutReply(Reply, tag=31):
+    """A code per header, 0 or one of `REFUSALS`; the time that a refusal speaks of, per header, empty where all are 0;
+    why the first was denied, for people."""
+
+    codes: Annotated[bytes, Meta(max_length=BATCH_COUNT_MAX)]
+    times: Annotated[list[TimeUs], Meta(max_length=BATCH_COUNT_MAX)]
+    detail: Annotated[str, Meta(max_length=400)] = ""
+
+
+class Forward(Request, tag=32):
+    """Mode primary: signed entries that another member of the group took."""
+
+    bundles: Annotated[list[Bundle], Meta(min_length=1, max_length=BATCH_COUNT_MAX)]
+
+
+class ForwardReply(Reply, tag=33):
+    """A code per item, in order: 0 where the node has it, or something newer; else one of `REFUSALS`."""
+
+    codes: Annotated[bytes, Meta(max_length=BATCH_COUNT_MAX)]
+
+
+class Get(Request, tag=34):
+    """Mode primary: the signed entries of these slots."""
+
+    slots: Annotated[list[SlotBytes], Meta(min_length=1, max_length=READ_SLOTS_MAX)]
+
+
+class GetReply(Reply, tag=35):
+    """The entries of the first `answered` slots, those that there are; `behind` where the node has not recovered what
+    it once held of them."""
+
+    answered: Annotated[int, Meta(ge=0, le=READ_SLOTS_MAX)]
+    bundles: Annotated[list[Bundle], Meta(max_length=READ_SLOTS_MAX)]
+    behind: bool
+
+
 class Changes(Request, tag=50):
     """What was stored since number `after` of the feed `feed` (0: from now on), of the keys of a namespace that begin
     with `prefix`, or with `whole`, of that key?"""
@@ -423,6 +471,9 @@ AnyRequest = (
     | Changes
     | Evidence
     | Witness
+    | Put
+    | Forward
+    | Get
 )
 AnyReply = (
     PrepareReply
@@ -440,12 +491,15 @@ AnyReply = (
     | ChangesReply
     | EvidenceReply
     | WitnessReply
+    | PutReply
+    | ForwardReply
+    | GetReply
 )
 
 
 def slots_read_by(request: Request) -> list[bytes]:
     """The slots whose entries a request asks for; none for one that reads no entries."""
-    if isinstance(request, Read | ReadFull):
+    if isinstance(request, Read | ReadFull | Get):
         return request.slots
     return [request.slot] if isinstance(request, Outline | Fields | Witness) else []
 
@@ -466,4 +520,7 @@ TABLE: Final[dict[type[Request], type[Reply]]] = {
     Changes: ChangesReply,
     Evidence: EvidenceReply,
     Witness: WitnessReply,
+    Put: PutReply,
+    Forward: ForwardReply,
+    Get: GetReply,
 }

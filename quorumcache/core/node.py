@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from quorumcache.core import admission, entropy, feed, fields, listing, merkle, noticing
+from quorumcache.core import admission, entropy, feed, fields, listing, merkle, noticing, primary
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import (
     Batch,
@@ -111,6 +111,7 @@ class Node:
         self.accused: set[bytes] = set()
         self.refused_counts: dict[int, int] = dict.fromkeys(m.REFUSALS, 0)
         self.request_counts: dict[str, int] = {}
+        self.forwarding = primary.Forwarding(self)
         #: How often whom which right was denied, or a limit held: "name: right" -> count.
         self.denied_counts: dict[str, int] = {}
         self.rights = configuration.rights_table
@@ -171,6 +172,12 @@ class Node:
                 return noticing.evidence(self, request, now_us, client)  # type: ignore[arg-type]
             if kind is m.Witness:
                 return noticing.witness(self, request, now_us)  # type: ignore[arg-type]
+            if kind is m.Put:
+                return primary.put(self, request, now_us)  # type: ignore[arg-type]
+            if kind is m.Get:
+                return primary.get(self, request, now_us)  # type: ignore[arg-type]
+            if kind is m.Forward:
+                return primary.forward(self, request, now_us)  # type: ignore[arg-type]
             if kind is m.Changes:
                 return feed.changes(self, request, now_us)  # type: ignore[arg-type]
         except Malformed as fault:
@@ -360,6 +367,8 @@ class Node:
     def store(self, header: Header, held: Held, now_us: int) -> int:
         """The commit rules of protocol 3, in their order, for one entry that was verified; returns a commit code."""
         slots = self.slots
+        if not held.batch.certificate.grants:
+            return primary.restore(self, header, held, now_us)
         if slots.types and (kind := slots.type_of(header.slot)) is not None:
             return fields.store(self, kind, header, held, now_us)
         slot, stamp = header.slot, header.stamp

@@ -218,7 +218,11 @@ class Recovery:
         if slot in node.slots.current:
             return
         found = [report.entries[slot] for report in reports if slot in report.entries]
-        header, entry = max(found, key=lambda pair: pair[0].stamp)
+        header, entry = max(found, key=lambda pair: pair[0].stamp + pair[0].digest)
+        if node.configuration.is_primary(slot):
+            # Nobody agreed on it: there is nothing that it could contradict.
+            self.recovered_count += node.store(header, self._held(header, entry), now_us) == m.OK
+            return
         if node.configuration.is_revoked(header.writer):
             return  # Nothing, not the next-highest: that may be older than what a quorum completed.
         if any(slot not in report.entries and report.floor_us >= header.time_us for report in reports):

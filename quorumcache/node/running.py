@@ -29,6 +29,8 @@ from quorumcache.version import VERSION
 from quorumcache.wire.keys import SigningKey, verify
 
 TICK_S: Final = 0.05
+#: How long what is written in mode primary waits for more, before it is forwarded.
+FORWARD_S: Final = 0.005
 #: How often storage that failed is asked whether it takes writes again.
 PROBE_S: Final = 1.0
 
@@ -153,6 +155,7 @@ class RunningNode:
         """What operators ask first, as JSON."""
         slots = self.node.slots
         served = [s for s in slots.shards if self.info.index in self._members(s.number)]
+        lag = self.node.forwarding.lag(self.clock_us())
         return {
             "name": self.info.name,
             "index": self.info.index,
@@ -189,6 +192,11 @@ class RunningNode:
             "repaired": self._entropy.repaired_count,
             "repair_rounds": self._entropy.rounds_count,
             "differing": {self.configuration.nodes[p].name: n for p, n in sorted(self._entropy.differing.items())},
+            "forwarded": self.node.forwarding.forwarded_count,
+            "forward_lag": {
+                self.configuration.nodes[peer].name: {"entries": count, "oldest_s": round(age_us / 1e6, 3)}
+                for peer, (count, age_us) in sorted(lag.items())
+            },
             "floor_max_us": slots.floor_max_us,
             "evidence": len(self.node.evidence),
             "requests": dict(self.node.request_counts),
@@ -295,6 +303,8 @@ class RunningNode:
         loop = asyncio.get_running_loop()
         recovering = loop.create_task(self._recover(), name="recovery")
         repairing = loop.create_task(self._repair(), name="anti-entropy")
+        forwarding = loop.create_task(self._forward(), name="forwarding")
+        tasks = (recovering, repairing, forwarding)
         try:
             while True:
                 if self.node.slots.frozen:
@@ -303,7 +313,7 @@ class RunningNode:
                 waiting = self.stored()
                 if not isinstance(waiting, bool):
                     await waiting
-                for task in (recovering, repairing):
+                for task in tasks:
                     if task.done():
                         task.result()
                 await asyncio.sleep(TICK_S)
@@ -313,9 +323,9 @@ class RunningNode:
             self.failed.set()
             raise
         finally:
-            for task in (recovering, repairing):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(recovering, repairing, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _recover(self) -> None:
         recovery = self._recovery
@@ -366,3 +376,24 @@ class RunningNode:
                 peers.send(repair.outbox)
                 repair.outbox.clear()
                 await asyncio.sleep(max(0.001, (repair.deadline_us - self.clock_us()) / 1e6))
+
+    async def _forward(self) -> None:
+        """Mode primary: pass on what clients wrote here, for as long as the node runs."""
+        if not any(info.mode == "primary" for info in self.configuration.namespaces) or not self._entropy.peers:
+            return
+        forwarding = self.node.forwarding
+        async with Peers(self.configuration, self._entropy.peers, self._key) as peers:
+
+            def send() -> None:
+                peers.send(forwarding.outbox)
+                forwarding.outbox.clear()
+
+            def receive(peer: int, reply: m.Reply) -> None:
+                forwarding.receive(peer, reply, self.clock_us())
+                send()
+
+            peers.on_reply = receive
+            while True:
+                forwarding.wake(self.clock_us())
+                send()
+                await asyncio.sleep(FORWARD_S)

@@ -77,7 +77,7 @@ def test_init_takes_rights_readers_and_limits(tmp_path: Path) -> None:
     code, output = run(
         *("init", tmp_path / "c", "--writers", "shop,ingest", "--namespaces", "orders=shop,open"),
         *("--readers", "orders=shop", "--right", "ingest:read+write:orders/in/", "--right", "shop:admin:open"),
-        *("--limit", "ingest:writes_per_s=10,keys_max=5", "--encrypt", "open", "--no-tls"),
+        *("--limit", "ingest:writes_per_s=10,keys_max=5", "--encrypt", "open", "--no-tls", "--primary", "open=2"),
     )
     assert code == exits.OK, output
     configuration = read_cluster_file(tmp_path / "c").configuration
@@ -88,6 +88,7 @@ def test_init_takes_rights_readers_and_limits(tmp_path: Path) -> None:
     )
     assert [writer.limits for writer in configuration.writers] == [Limits(), Limits(writes_per_s=10, keys_max=5)]
     assert configuration.namespaces[1].encryption == "client"
+    assert [(space.mode, space.ack) for space in configuration.namespaces] == [("quorum", 1), ("primary", 2)]
     assert not configuration.tls
 
 
@@ -98,6 +99,10 @@ def test_init_takes_rights_readers_and_limits(tmp_path: Path) -> None:
         (["--f", "-1"], "0 to 33"),
         (["--nodes", "99999999"], "at most 1000"),
         (["--nodes", "3"], "at least 4"),
+        (["--primary", "other"], "none of the --namespaces"),
+        (["--primary", "default=x"], "is not like fast"),
+        (["--primary", "default=5"], "1 to 4"),
+        (["--primary", "sets"], "only registers"),
         (["--namespaces", "a=zed"], "'zed' is no writer"),
         (["--namespaces", ""], "at least one name"),
         (["--namespaces", "a="], "no writer"),

@@ -52,7 +52,7 @@ def document(nodes: int = 4, **changes: Any) -> dict[str, Any]:
         "namespaces": [
             {"name": "default"},
             {"name": "private", "writers": ["dave", "carol"], "value_bytes_max": 100, "ttl_s_max": 60},
-            {"name": "closed", "type": "set", "mode": "primary", "writers": []},
+            {"name": "closed", "type": "set", "writers": []},
         ],
         **changes,
     }
@@ -111,14 +111,17 @@ def configurations(draw: st.DrawFn) -> Configuration:
         namespaces=tuple(
             NamespaceInfo(
                 name,
-                "register" if (encryption := draw(st.sampled_from(["none", "client"]))) == "client" else draw(TYPES),
-                draw(st.sampled_from(["quorum", "primary"])),
+                kind := "register"
+                if (encryption := draw(st.sampled_from(["none", "client"]))) == "client"
+                else draw(TYPES),
+                mode := draw(st.sampled_from(["quorum", "primary"])) if kind == "register" else "quorum",
                 draw(st.just(("*",)) | subsets),
                 draw(st.integers(0, 2**30)),
                 draw(st.integers(0, 2**32 - 1)),
                 draw(st.sampled_from([0, 1 << 30])),
                 encryption,
                 encryption == "client" and draw(st.booleans()),
+                ack=draw(st.integers(1, 3 * f + 1)) if mode == "primary" else 1,
             )
             for name in draw(st.lists(NAMES, max_size=3, unique=True))
         ),
@@ -151,7 +154,7 @@ def test_digest_vector_for_other_implementations() -> None:
     assert {group.hex() for group in config.groups} == {GROUP}
 
 
-DIGEST = "fde9cd28c2acfb8cc6985a365d72f46f895389a6829b978046ca15e7ad9e2f1b"
+DIGEST = "17e1ee3315a70d82077b986968c98d5ef75cd645e8c777a7bc51662adc9d3957"
 GROUP = "3d92d3a2dbbe67efd5ef6ad262d07859"
 
 
@@ -258,6 +261,8 @@ BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (_set("writers", 0, "status", to="gone"), r"writers\[0\]\.status: 'gone' .* active, retired, revoked"),
     (_set("namespaces", 0, "name", to="closed"), r"namespaces, name: 'closed' occurs twice"),
     (_set("namespaces", 0, "type", to="queue"), r"namespaces\[0\]\.type: 'queue' .* register"),
+    (_set("namespaces", 2, "mode", to="primary"), r"namespaces\[2\]\.mode: only registers"),
+    (_set("namespaces", 0, "ack", to=2), r"namespaces\[0\]\.ack: 2 is not allowed; 1 to 1"),
     (_set("namespaces", 0, "mode", to="fast"), r"namespaces\[0\]\.mode: 'fast' .* quorum, primary"),
     (_set("namespaces", 0, "writers", to=["erin"]), r"namespaces\[0\]\.writers: 'erin' is no writer"),
     (_set("namespaces", 0, "writers", to=["*", "alice"]), r"namespaces\[0\]\.writers: '\*' is no writer"),

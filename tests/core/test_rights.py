@@ -223,11 +223,12 @@ def test_every_message_that_tells_of_entries_is_checked() -> None:
         m.Scan: m.Scan(1, digest, group, b"closed", b"", m.Position(0), 10),
         m.ShardList: m.ShardList(1, digest, 0, b""),
         m.Witness: m.Witness(1, digest, secret, bytes(32)),
+        m.Get: m.Get(1, digest, [secret]),
         m.Changes: m.Changes(1, digest, b"closed", b"k", True, 0, 0),
     }
     # A writer's signature and certificates speak for themselves; hashes and clocks tell of no entry; proofs are sorted
     # out one by one.
-    harmless = {m.Prepare, m.Commit, m.Ping, m.ShardSums, m.Evidence}
+    harmless = {m.Prepare, m.Commit, m.Put, m.Forward, m.Ping, m.ShardSums, m.Evidence}
     assert {*closed, *harmless} == set(m.TABLE)
     for client in ("", "w2"):
         for request in closed.values():

@@ -128,6 +128,12 @@ def every_message() -> list[m.Request | m.Reply]:
         m.EvidenceReply(8, clock_us, [equivocation()], 4),
         m.Witness(9, digest, slots[0], digest),
         m.WitnessReply(9, clock_us, digest[:16], START_US, draft.headers[0], bytes(64)),
+        m.Put(8, digest, draft.group, draft.key.public, draft.intent, draft.headers, draft.salted, True),
+        m.PutReply(8, clock_us, bytes((m.OK, m.STALE, m.DENIED)), [0, START_US, 0], "no right"),
+        m.Forward(9, digest, [passing]),
+        m.ForwardReply(9, clock_us, bytes((m.OK,))),
+        m.Get(10, digest, slots),
+        m.GetReply(10, clock_us, 2, [passing], True),
         m.Changes(7, digest, b"test", b"f", False, START_US, 12),
         m.ChangesReply(7, clock_us, START_US, 14, draft.headers[:2], False, True),
     ]

@@ -1,0 +1,462 @@
+"""Mode primary, for clients (protocol 10): one round trip to the first nodes of a shard's order, or the next.
+
+What comes back is believed because its writer signed it; that it is the latest, nobody vouches for. It must not know
+sockets, or how nodes forward among themselves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from quorumcache.core import merkle
+from quorumcache.core import messages as m
+from quorumcache.core.certificate import intent_string
+from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
+from quorumcache.core.model import (
+    BATCH_COUNT_MAX,
+    SALT_BYTES,
+    Entry,
+    Malformed,
+    digest_of,
+    encode_header,
+    stamp_of,
+    value_hash_of,
+)
+from quorumcache.core.outcome import DENIED, UNAVAILABLE, UNKNOWN, Failed, Found, Missed, Written
+from quorumcache.core.primary import MODE
+from quorumcache.core.read import outcome_of, rejection
+from quorumcache.core.refusal import AHEAD_POLL_US, PendingWrite
+
+if TYPE_CHECKING:
+    from quorumcache.core.config import Group
+    from quorumcache.core.coordinator import Coordinator
+
+#: Values of one request come to about so much; a larger batch is split.
+_BYTES_MAX: Final = m.BATCH_BYTES_MAX
+
+
+class Direct:
+    """Takes from a client's queues what is of namespaces in mode primary, and runs it."""
+
+    def __init__(self, context: Coordinator) -> None:
+        self._context = context
+        #: A slot's first bytes, with its namespace -> how many nodes a write has to reach.
+        self._acks: dict[bytes, int] = {}
+        for info in context.configuration.namespaces:
+            if info.mode == MODE:
+                name = info.name.encode("ascii")
+                self._acks[bytes((len(name),)) + name] = info.ack
+
+    def __bool__(self) -> bool:
+        return bool(self._acks)
+
+    def reads(self, reads: dict[bytes, list[Any]], full: bool, now_us: int) -> dict[bytes, list[Any]]:
+        """Run those reads that are of this mode; returns the others."""
+        configuration = self._context.configuration
+        others: dict[bytes, list[Any]] = {}
+        orders: dict[tuple[int, ...], list[bytes]] = {}
+        for slot, tokens in reads.items():
+            if slot[: 1 + slot[0]] in self._acks:
+                orders.setdefault(configuration.order_of_shard(configuration.shard_of(slot)), []).append(slot)
+            else:
+                others[slot] = tokens
+        for order, slots in orders.items():
+            for at in range(0, len(slots), m.READ_SLOTS_MAX):
+                part = slots[at : at + m.READ_SLOTS_MAX]
+                self._context.schedule(
+                    GetBatch(self._context, order, part, [reads[slot] for slot in part], full, now_us)
+                )
+        return others
+
+    def writes(self, ready: dict[bytes, PendingWrite], now_us: int) -> dict[bytes, PendingWrite]:
+        """Run those writes that are of this mode; returns the others."""
+        context = self._context
+        configuration = context.configuration
+        others: dict[bytes, PendingWrite] = {}
+        orders: dict[tuple[tuple[int, ...], int], list[PendingWrite]] = {}
+        for slot, write in ready.items():
+            ack = self._acks.get(slot[: 1 + slot[0]])
+            if ack is None:
+                others[slot] = write
+            else:
+                order = configuration.order_of_shard(configuration.shard_of(slot))
+                orders.setdefault((order, ack), []).append(write)
+        for (order, ack), writes in orders.items():
+            part: list[PendingWrite] = []
+            size = 0
+            for write in writes:
+                if part and (len(part) == BATCH_COUNT_MAX or size + len(write.value) > _BYTES_MAX):
+                    context.schedule(PutBatch(context, order, ack, part, now_us))
+                    part, size = [], 0
+                part.append(write)
+                size += len(write.value) + len(write.slot) + 256
+            context.schedule(PutBatch(context, order, ack, part, now_us))
+        return others
+
+
+class _Ordered(Machine):
+    """Asks the nodes of a shard in their order, one more for each that does not do."""
+
+    __slots__ = ("_asked", "_context", "_order", "_rejects", "_resend_us", "_useless", "_wait_us")
+
+    def __init__(self, context: Coordinator, order: tuple[int, ...], end_us: int, now_us: int) -> None:
+        # The next in order takes over at once where a session is down, and else when a node is silent.
+        self._wait_us = max(context.configuration.grace_us, 1)
+        super().__init__(now_us + self._wait_us, end_us)
+        self._context = context
+        self._order = tuple(sorted(order, key=lambda node: not context.is_reachable(node)))
+        self._asked: list[int] = []
+        self._useless: set[int] = set()
+        self._rejects: dict[int, m.Reject] = {}
+        self._resend_us = RESEND_US
+
+    def _ask_more(self, needed: int) -> None:
+        """Ask further nodes until `needed` of those asked may still do."""
+        while len(self._asked) - len(self._useless) < needed and len(self._asked) < len(self._order):
+            node = self._order[len(self._asked)]
+            self._asked.append(node)
+            self._ask(node)
+
+    def _ask(self, node: int) -> None:
+        raise NotImplementedError
+
+    def _group(self) -> Group:
+        raise NotImplementedError
+
+    def _all_rejected(self) -> Failed | None:
+        if len(self._rejects) == len(self._order):
+            return rejection(self._group(), self._rejects)
+        return None
+
+
+class PutBatch(_Ordered):
+    """Writes of one order: done when `ack` nodes store them. Each node keeps the highest, and forwards what it took."""
+
+    __slots__ = ("_ack", "_ahead", "_denied", "_end", "_id", "_left", "_oks", "_request", "_said", "_stamps", "_writes")
+
+    def __init__(
+        self, context: Coordinator, order: tuple[int, ...], ack: int, writes: list[PendingWrite], now_us: int
+    ) -> None:
+        configuration = context.configuration
+        for write in writes:
+            write.attempt += 1
+            if not write.deadline_us:
+                write.deadline_us = now_us + configuration.op_time_us
+        super().__init__(context, order, min(write.deadline_us for write in writes), now_us)
+        self._ack = ack
+        self._writes = writes
+        self._left = len(writes)
+        self._oks = [0] * len(writes)
+        self._denied = [0] * len(writes)
+        self._end = bytearray(len(writes))
+        self._said: set[int] = set()
+        self._ahead: set[int] = set()
+        self._stamps: list[bytes] = []
+        headers, salted, leaves = self._draft(context, writes, now_us)
+        group = configuration.group_of(writes[0].slot)
+        assert context.writer is not None
+        assert context.sign is not None
+        signature = context.sign(intent_string(configuration.digest, group.id, merkle.root_of(leaves)))
+        self._id = context.new_id(self)
+        self._request = m.Put(
+            self._id, configuration.digest, group.id, context.writer, signature, headers, salted, False
+        )
+        context.counts["write_attempts"] += 1
+        self._ask_more(ack)
+
+    def _draft(
+        self, context: Coordinator, writes: list[PendingWrite], now_us: int
+    ) -> tuple[list[bytes], list[bytes], bytes]:
+        time_us, writer, nonce = context.clock.next_us(now_us), context.writer, context.nonce
+        assert writer is not None
+        salts = context.random_bytes(SALT_BYTES * len(writes))
+        headers, values = [], []
+        for i, write in enumerate(writes):
+            at_us = max(time_us, write.time_min_us, context.ahead_of(write.slot) + 1)
+            if at_us > time_us:
+                context.note_ahead(write.slot, at_us, now_us)
+            stamp = stamp_of(at_us, writer, nonce)
+            value = write.value if write.seal is None else write.seal(write.slot, stamp, write.value)
+            salted = salts[i * SALT_BYTES : (i + 1) * SALT_BYTES] + value
+            headers.append(
+                encode_header(
+                    write.slot,
+                    stamp,
+                    write.kind,
+                    value_hash_of(salted),
+                    len(value),
+                    write.expires_at_us,
+                    write.metadata,
+                )
+            )
+            values.append(salted)
+            self._stamps.append(stamp)
+        return headers, values, b"".join(map(digest_of, headers))
+
+    def _group(self) -> Group:
+        return self._context.configuration.groups[self._request.group]
+
+    def _ask(self, node: int) -> None:
+        request = self._request
+        # The first forwards; so does whoever takes over from a node that did not do.
+        forward = len(self._asked) == 1 or len(self._asked) > self._ack
+        self._context.send(
+            (node,),
+            m.Put(
+                request.id,
+                request.configuration,
+                request.group,
+                request.writer,
+                request.signature,
+                request.headers,
+                request.salted,
+                forward,
+            ),
+        )
+
+    def receive(self, request_id: int, node: int, reply: m.Reply, now_us: int) -> None:
+        """Take a node's answer."""
+        if self.finished or node not in self._asked or node in self._said:
+            return
+        if isinstance(reply, m.Reject):
+            self._rejects[node] = reply
+            self._useless.add(node)
+            failed = self._all_rejected()
+            if failed is not None:
+                self._end_all(failed)
+                return
+        elif isinstance(reply, m.PutReply) and len(reply.codes) == len(self._writes):
+            self._rejects.pop(node, None)
+            if self._take(node, reply, now_us):
+                self._said.add(node)
+        else:
+            return
+        if not self._left:
+            self._finish()
+        else:
+            self._ask_more(self._ack)
+
+    def _take(self, node: int, reply: m.PutReply, now_us: int) -> bool:
+        """Whether the node has said all that it has to say."""
+        context = self._context
+        configuration = context.configuration
+        latest_us = context.clock.time_us(now_us) + 3 * configuration.max_skew_us
+        times = reply.times if len(reply.times) == len(reply.codes) else [0] * len(reply.codes)
+        is_final = True
+        for i, (code, time_us) in enumerate(zip(reply.codes, times, strict=True)):
+            if self._end[i]:
+                continue
+            write = self._writes[i]
+            if code == m.OK:
+                self._oks[i] += 1
+                if self._oks[i] >= self._ack:
+                    self._done(i, Written(self._stamps[i]))
+            elif code == m.STALE and time_us <= latest_us:
+                # Something newer is there: above it then. That time is a claim; one beyond all clocks is a lie.
+                write.time_min_us = max(write.time_min_us, time_us + 1)
+                write.trouble = "newer writes of the same key came in between"
+                self._end[i] = 1
+                self._left -= 1
+                context.retry(write, now_us, now_us)
+            elif code == m.AHEAD:
+                self._ahead.add(node)
+                is_final = False
+            elif code == m.DENIED:
+                self._denied[i] += 1
+                self._useless.add(node)
+                if self._denied[i] > configuration.f:
+                    self._done(i, Failed(DENIED, reply.detail or "the nodes deny it"))
+            else:
+                self._useless.add(node)
+                write.trouble = f"{configuration.nodes[node].name}: {m.REFUSALS.get(code, 'an unknown code')}"
+                if code == m.STALE:
+                    context.suspect(node, 4.0, lie=True)
+        if is_final:
+            self._ahead.discard(node)
+        else:
+            self.deadline_us = min(self.deadline_us, now_us + AHEAD_POLL_US)
+        return is_final
+
+    def _done(self, i: int, outcome: Written | Failed) -> None:
+        self._end[i] = 1
+        self._left -= 1
+        self._context.finish_write(self._writes[i], outcome)
+
+    def _end_all(self, outcome: Failed) -> None:
+        for i in range(len(self._writes)):
+            if not self._end[i]:
+                self._done(i, outcome)
+        self._finish()
+
+    def _finish(self) -> None:
+        self.finished = True
+        self._context.forget(self._id)
+
+    def wake(self, now_us: int) -> None:
+        """Ask the next in order for whoever is silent, the silent again; give up at op_time."""
+        if self.finished:
+            return
+        if now_us >= self.end_us:
+            got = sum(node in self._said for node in self._asked)
+            detail = (
+                f"{got} of the {len(self._asked)} nodes asked answered, {self._ack} have to store it; "
+                "it may have taken effect"
+            )
+            self._end_all(Failed(UNKNOWN if len(self._useless) < len(self._order) else UNAVAILABLE, detail))
+            return
+        silent = 0
+        for node in self._asked:
+            if node in self._ahead:
+                self._ask(node)
+            elif node not in self._said and is_worth_asking_again(node, self._rejects):
+                silent += 1
+                self._ask(node)
+        self._ask_more(self._ack + silent)
+        self._resend_us = min(2 * self._resend_us, RESEND_US_MAX)
+        wait_us = AHEAD_POLL_US if self._ahead else self._resend_us
+        self.deadline_us = min(now_us + wait_us, self.end_us)
+
+
+class GetBatch(_Ordered):
+    """Reads of some slots of one order: the first node's answer, where it is signed by who may write."""
+
+    __slots__ = ("_best", "_full", "_ids", "_left", "_parts", "_slots", "_tokens")
+
+    def __init__(
+        self,
+        context: Coordinator,
+        order: tuple[int, ...],
+        slots: list[bytes],
+        tokens: list[list[Any]],
+        full: bool,
+        now_us: int,
+    ) -> None:
+        super().__init__(context, order, now_us + context.configuration.op_time_us, now_us)
+        self._slots = slots
+        self._tokens = dict(zip(slots, tokens, strict=True))
+        self._full = full
+        self._left = dict.fromkeys(slots)
+        #: What a node that has not recovered yet says is there: good if nobody knows better.
+        self._best: dict[bytes, tuple[bytes, Entry]] = {}
+        self._ids: dict[int, int] = {}  # request id -> node
+        self._parts: dict[int, list[bytes]] = {}  # request id -> slots
+        self._ask_more(1)
+
+    def _group(self) -> Group:
+        return self._context.configuration.group_of(self._slots[0])
+
+    def _ask(self, node: int) -> None:
+        self._ask_for(node, list(self._left))
+
+    def _ask_for(self, node: int, slots: list[bytes]) -> None:
+        request_id = self._context.new_id(self)
+        self._ids[request_id] = node
+        self._parts[request_id] = slots
+        self._context.send((node,), m.Get(request_id, self._context.configuration.digest, slots))
+
+    def receive(self, request_id: int, node: int, reply: m.Reply, now_us: int) -> None:
+        """Take a node's answer."""
+        if self.finished or self._ids.get(request_id) != node:
+            return
+        if isinstance(reply, m.Reject):
+            self._rejects[node] = reply
+            self._useless.add(node)
+            failed = self._all_rejected()
+            if failed is not None:
+                self._end_all(failed)
+                return
+        elif isinstance(reply, m.GetReply):
+            part = self._parts[request_id]
+            del self._ids[request_id], self._parts[request_id]
+            self._context.forget(request_id)
+            try:
+                self._take(node, part, reply, now_us)
+            except Malformed:
+                self._context.suspect(node, 4.0, lie=True)
+                self._useless.add(node)
+        else:
+            return
+        if not self._left:
+            self._finish()
+            return
+        if len(self._useless) == len(self._order):
+            # Everybody has said what there is: nobody has recovered all of it.
+            self._end_rest(now_us)
+            return
+        self._ask_more(1)
+
+    def _take(self, node: int, part: list[bytes], reply: m.GetReply, now_us: int) -> None:
+        context = self._context
+        verifier, configuration = context.verifier, context.configuration
+        if reply.answered > len(part) or (part and not reply.answered):
+            raise Malformed("an answer to more than was asked, or to nothing")
+        asked = set(part[: reply.answered])
+        found: dict[bytes, tuple[bytes, Entry]] = {}
+        for bundle in reply.bundles:
+            for item in bundle.items:
+                entry = Entry(item.header, item.salted, bundle.certificate, item.position, item.path)
+                header = verifier.check_entry(entry)
+                if header.slot not in asked or configuration.is_revoked(header.writer):
+                    raise Malformed("an entry that was not asked for, or of a revoked writer")
+                found[header.slot] = (header.stamp + header.digest, entry)
+        for slot in part[: reply.answered]:
+            if slot not in self._left:
+                continue
+            best = max(filter(None, (found.get(slot), self._best.get(slot))), default=None, key=lambda pair: pair[0])
+            if best is not None:
+                self._best[slot] = best
+            if best is None and reply.behind:
+                continue  # It may have been there before the node started: the next in order may know.
+            self._end(slot, now_us)
+        if reply.behind and any(slot in self._left for slot in part[: reply.answered]):
+            self._useless.add(node)
+        elif reply.answered < len(part):
+            self._ask_for(node, part[reply.answered :])
+
+    def _end(self, slot: bytes, now_us: int) -> None:
+        context = self._context
+        del self._left[slot]
+        best = self._best.pop(slot, None)
+        tokens = self._tokens[slot]
+        if best is None:
+            context.counts["reads_missed"] += 1
+            context.finish(tokens, Missed(1))
+            return
+        entry = best[1]
+        context.counts["reads_fast"] += 1
+        outcome = outcome_of(entry.header, entry.salted, context.clock.time_us(now_us), 1)
+        if self._full and isinstance(outcome, Found):
+            outcome = Found(entry.header, entry.salted, entry)
+        context.finish(tokens, outcome)
+
+    def _end_rest(self, now_us: int) -> None:
+        for slot in list(self._left):
+            self._end(slot, now_us)
+        self._finish()
+
+    def _end_all(self, outcome: Failed) -> None:
+        for slot in self._left:
+            self._context.finish(self._tokens[slot], outcome)
+        self._left.clear()
+        self._finish()
+
+    def _finish(self) -> None:
+        self.finished = True
+        for request_id in self._ids:
+            self._context.forget(request_id)
+
+    def wake(self, now_us: int) -> None:
+        """Ask the next in order for whoever is silent; give up at op_time."""
+        if self.finished:
+            return
+        if now_us >= self.end_us:
+            self._end_all(Failed(UNAVAILABLE, f"none of the {len(self._asked)} nodes asked answered in time"))
+            return
+        if len(self._asked) < len(self._order):
+            self._ask_more(len(self._asked) - len(self._useless) + 1)
+        else:
+            for node in self._asked:
+                if node not in self._useless and is_worth_asking_again(node, self._rejects):
+                    self._ask(node)
+        self._resend_us = min(2 * self._resend_us, RESEND_US_MAX)
+        self.deadline_us = min(now_us + self._resend_us, self.end_us)
