@@ -21,6 +21,7 @@ from typing import Any
 
 from quorumcache.core.config import (
     Configuration,
+    NamespaceInfo,
     NodeInfo,
     SignedConfiguration,
     WriterInfo,
@@ -69,7 +70,7 @@ def make_cluster(f: int, *, tls: bool = True) -> tuple[SignedConfiguration, list
             NodeInfo(i, f"n{i}", key.public, f"127.0.0.1:{port}", "", 1)
             for i, (key, port) in enumerate(zip(keys, free_ports(count), strict=True))
         ),
-        namespaces=NAMESPACES,
+        namespaces=(*NAMESPACES, *(NamespaceInfo(f"ack{ack}", mode="primary", ack=ack) for ack in (1, 2))),
         writers=(WriterInfo("bench", writer.public, "active"),),
     )
     unsigned = SignedConfiguration(configuration, ())

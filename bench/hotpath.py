@@ -4,7 +4,8 @@ Prints p50 and p99 of single operations and throughput at 1, 64 and 256 concurre
 values; the same for get_many and set_many of 64 and 512; then the floor: what signing, verifying and hashing alone cost
 per operation, counted.
 
-    python bench/hotpath.py [--seconds S] [--no-tls] [--storage memory|sqlite-process|sqlite-power] [--json PATH]
+    python bench/hotpath.py [--seconds S] [--no-tls] [--storage memory|sqlite-process|sqlite-power] [--primary ACK]
+                            [--json PATH]
 """
 
 from __future__ import annotations
@@ -64,10 +65,10 @@ def quantile_us(taken: list[float], share: float) -> float:
     return round(ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e6, 1)
 
 
-async def measure(signed: SignedConfiguration, writer: SigningKey, seconds: float) -> Figures:
-    """All figures of one cluster."""
+async def measure(signed: SignedConfiguration, writer: SigningKey, seconds: float, ack: int = 0) -> Figures:
+    """All figures of one cluster; with `ack`, of a namespace in mode primary."""
     figures: Figures = {}
-    async with await Client.connect(signed, key=writer) as client:
+    async with await Client.connect(signed, key=writer, namespace=f"ack{ack}" if ack else None) as client:
         await client.set_many({f"key-{i}": VALUE for i in range(512)})
 
         async def get(key: str) -> None:
@@ -151,10 +152,14 @@ def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--storage", choices=STORAGES, default="memory", help="where nodes keep entries")
+    parser.add_argument(
+        "--primary", type=int, choices=(1, 2), default=0, metavar="ACK", help="in mode primary, ack 1 or 2"
+    )
     options = parser.parse_args()
     with running_cluster(f=1, tls=options.tls, storage=options.storage) as (signed, writer, _):
-        figures = run_loop(measure(signed, writer, options.seconds))
-    floor(figures)
+        figures = run_loop(measure(signed, writer, options.seconds, options.primary))
+    if not options.primary:
+        floor(figures)
     write_json(options.json, figures)
 
 
