@@ -7,19 +7,19 @@ so that all nodes come to hold the same. It must not know sockets or clocks, nor
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from quorumcache.core import admission, merkle
 from quorumcache.core import messages as m
-from quorumcache.core.certificate import Batch, check_value, intent_string
+from quorumcache.core.certificate import Batch, Verifier, check_value, intent_string
 from quorumcache.core.model import (
     BATCH_COUNT_MAX,
     DELETE,
     Certificate,
     Header,
     Malformed,
-    digest_of,
+    header_slot,
     parse_header,
     slot_parts,
 )
@@ -85,18 +85,12 @@ def forward(node: Node, request: m.Forward, now_us: int) -> m.Reply:
         raise Malformed("too many entries at once")
     codes = bytearray()
     for bundle in request.bundles:
-        certificate = bundle.certificate
-        configuration, group = node.verifier.check_intent(certificate)
-        batch = Batch(certificate, b"", b"")
-        for item in bundle.items:
-            digest = digest_of(item.header)
-            if merkle.root_from_path(digest, item.position, certificate.count, item.path) != certificate.root:
-                raise Malformed("an item's path does not lead to its batch's root")
-            header = node.verifier.check_signed_header(item.header, certificate, configuration, group)
+        batch = Batch(bundle.certificate, bundle.leaves, b"")
+        for header, item in entries_in(bundle, node.verifier):
             if node.index not in node.configuration.group_of(header.slot).members:
                 raise Malformed("this node does not serve the entry's slot")
-            check_value(item.header, item.salted)
-            held = Held(digest, header.raw, item.salted, batch, item.position, item.path)
+            path = None if bundle.leaves else item.path
+            held = Held(header.digest, header.raw, item.salted, batch, item.position, path)
             code, _, _ = _accept(node, header, held, now_us)
             codes.append(m.OK if code == m.STALE else code)
     return m.ForwardReply(request.id, now_us, bytes(codes))
@@ -105,10 +99,9 @@ def forward(node: Node, request: m.Forward, now_us: int) -> m.Reply:
 def get(node: Node, request: m.Get, now_us: int) -> m.Reply:
     """The signed entries of some slots, as many of the first as fit an answer."""
     slots = node.slots
-    bundles: dict[int, m.Bundle] = {}
+    found: list[Held] = []
     size = answered = 0
     behind = False
-    touched = []
     for slot in request.slots:
         slot_parts(slot)  # Raises Malformed.
         if size + slots.lacking_bytes > m.REPLY_VALUES_BYTES_MAX:
@@ -118,17 +111,46 @@ def get(node: Node, request: m.Get, now_us: int) -> m.Reply:
         if held is None or held.batch.certificate.grants:
             behind = behind or slots.shard(slot).recovering
             continue
-        touched.append(slot)
-        entry = slots.entry_of(held)
-        size += len(entry.header) + len(entry.salted) + len(entry.path)
-        item = m.Item(entry.position, entry.header, entry.salted, entry.path)
-        bundle = bundles.get(id(held.batch))
-        if bundle is None:
-            bundles[id(held.batch)] = m.Bundle(entry.certificate, b"", [item])
+        size += len(held.header) + len(slots.value_of(held))
+        found.append(held)
+    slots.memory.touched(request.slots[:answered])
+    return m.GetReply(request.id, now_us, answered, bundles_of(found), behind)
+
+
+def bundles_of(entries: Iterable[Held]) -> list[m.Bundle]:
+    """Entries as they are passed on, by batch: with all leaves where most of a batch is there, else each with its
+    path."""
+    batches: dict[int, list[Held]] = {}
+    for held in entries:
+        batches.setdefault(id(held.batch), []).append(held)
+    bundles = []
+    for of_batch in batches.values():
+        batch = of_batch[0].batch
+        if batch.leaves and 64 * len(of_batch) >= len(batch.leaves):
+            items = [m.Item(held.position, held.header, held.salted) for held in of_batch]
+            bundles.append(m.Bundle(batch.certificate, batch.leaves, items))
         else:
-            bundle.items.append(item)
-    slots.memory.touched(touched)
-    return m.GetReply(request.id, now_us, answered, list(bundles.values()), behind)
+            items = [m.Item(e.position, e.header, e.salted, e.path) for e in (held.entry() for held in of_batch)]
+            bundles.append(m.Bundle(batch.certificate, b"", items))
+    return bundles
+
+
+def entries_in(bundle: m.Bundle, verifier: Verifier) -> Iterator[tuple[Header, m.Item]]:
+    """The entries of a bundle, each verified: that its writer signed it is all that is asked here. Raises Malformed."""
+    certificate, leaves = bundle.certificate, bundle.leaves
+    configuration, group = verifier.check_intent(certificate)
+    if leaves and (len(leaves) != 32 * certificate.count or merkle.root_of(leaves) != certificate.root):
+        raise Malformed("the leaves do not lead to the batch's root")
+    for item in bundle.items:
+        header = verifier.check_signed_header(item.header, certificate, configuration, group)
+        position = item.position
+        if leaves:
+            if item.path or leaves[position << 5 : (position + 1) << 5] != header.digest:
+                raise Malformed("an item's header is not the one in its place of the batch")
+        elif merkle.root_from_path(header.digest, position, certificate.count, item.path) != certificate.root:
+            raise Malformed("an item's path does not lead to its batch's root")
+        check_value(item.header, item.salted)
+        yield header, item
 
 
 def restore(node: Node, header: Header, held: Held, now_us: int) -> int:
@@ -248,31 +270,26 @@ class Forwarding:
 
     def _send(self, peer: int, queue: _Queue, now_us: int) -> None:
         slots = self.node.slots
-        bundles: dict[int, m.Bundle] = {}
+        going: list[Held] = []
         size = 0
         while queue.waiting and len(queue.in_flight) < FORWARD_COUNT_MAX and size < FORWARD_BYTES_MAX:
             slot, since_us = queue.waiting.popitem(last=False)
             held = slots.current.get(slot)
             if held is None or held.batch.certificate.grants or not held.salted:
                 continue  # It went meanwhile, or its value is on disk only: anti-entropy brings what matters.
-            entry = held.entry()
-            size += len(entry.header) + len(entry.salted) + len(entry.path)
-            item = m.Item(entry.position, entry.header, entry.salted, entry.path)
-            bundle = bundles.get(id(held.batch))
-            if bundle is None:
-                bundles[id(held.batch)] = m.Bundle(entry.certificate, b"", [item])
-            else:
-                bundle.items.append(item)
+            size += len(held.header) + len(held.salted)
+            going.append(held)
             queue.in_flight[slot] = since_us
-        if not bundles:
+        if not going:
             return
+        bundles = bundles_of(going)
         # In the order in which the reply's codes come.
-        in_order = {parse_header(item.header).slot: 0 for bundle in bundles.values() for item in bundle.items}
+        in_order = [header_slot(item.header) for bundle in bundles for item in bundle.items]
         queue.in_flight = {slot: queue.in_flight[slot] for slot in in_order}
         self._next_id = (self._next_id + 1) & ((1 << 63) - 1)
         queue.request_id = self._next_id
         queue.resend_us = now_us + queue.silence_us
-        self.outbox.append(((peer,), m.Forward(self._next_id, self.node.configuration.digest, list(bundles.values()))))
+        self.outbox.append(((peer,), m.Forward(self._next_id, self.node.configuration.digest, bundles)))
 
     def receive(self, peer: int, reply: m.Reply, now_us: int) -> None:
         """Take a peer's confirmation."""

@@ -23,7 +23,7 @@ from quorumcache.core.model import (
     value_hash_of,
 )
 from quorumcache.core.outcome import DENIED, UNAVAILABLE, UNKNOWN, Failed, Found, Missed, Written
-from quorumcache.core.primary import MODE
+from quorumcache.core.primary import MODE, entries_in
 from quorumcache.core.read import outcome_of, rejection
 from quorumcache.core.refusal import AHEAD_POLL_US, PendingWrite
 
@@ -393,9 +393,9 @@ class GetBatch(_Ordered):
         asked = set(part[: reply.answered])
         found: dict[bytes, tuple[bytes, Entry]] = {}
         for bundle in reply.bundles:
-            for item in bundle.items:
-                entry = Entry(item.header, item.salted, bundle.certificate, item.position, item.path)
-                header = verifier.check_entry(entry)
+            for header, item in entries_in(bundle, verifier):
+                path = merkle.path_of(bundle.leaves, item.position) if bundle.leaves and self._full else item.path
+                entry = Entry(item.header, item.salted, bundle.certificate, item.position, path)
                 if header.slot not in asked or configuration.is_revoked(header.writer):
                     raise Malformed("an entry that was not asked for, or of a revoked writer")
                 found[header.slot] = (header.stamp + header.digest, entry)
