@@ -126,7 +126,7 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
     from sim.adversary.keyschemes import KEY_SCHEMES
     from sim.adversary.nodes import LIES
     from sim.adversary.writers import SCHEMES
-    from sim.dramas import DRAMAS
+    from sim.dramas import DRAMAS, TYPES
 
     draw = random.Random(f"{seed} plan")
     drama = config.drama or ""
@@ -201,6 +201,8 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
             lies = tuple((*some, *_some(typed, tuple(KEY_LIES))) for some in lies)
         if config.schemes is None:
             schemes = tuple((*some, *_some(typed, tuple(KEY_SCHEMES))) for some in schemes)
+    if drama in TYPES:
+        types = (*types, TYPES[drama])
     return Plan(
         features=features,
         topology=topology,

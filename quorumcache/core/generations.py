@@ -388,6 +388,9 @@ class Generations:
         more than f nodes show a later base (`strays`), that is what there is, without a look. `is_news`: more than f
         nodes let go of its generation just now."""
         shown = None if strays is None else strays.shown
+        if shown is not None and strays is not None and strays.newest > generation_of(shown.header):
+            # A single node shows a later one: a look will settle that. What is written under this one would not last.
+            shown = None
         slot = base_slot_of(write.slot)
         self.forget(slot)
         generation = write.metadata[:STAMP_BYTES]

@@ -30,7 +30,8 @@ class Part(NamedTuple):
     expires_at_us: int = 0
 
 
-def _sign(writer: ByzantineWriter, parts: Sequence[Part], time_us: int, nonce: int) -> Proposal:
+def sign(writer: ByzantineWriter, parts: Sequence[Part], time_us: int, nonce: int) -> Proposal:
+    """A batch of these headers, all under one stamp, signed by the writer."""
     headers, salted = [], []
     for part in parts:
         value = writer.value() if part.kind == PUT and _has_value(part.slot) else b""
@@ -121,7 +122,7 @@ def _key_fields(writer: ByzantineWriter) -> None:
     if not generation:
         generation = stamp_of(time_us, writer.key.public, 7)
         parts = [Part(base), _field(writer, kind, base, generation)]
-    proposal = _sign(writer, parts, time_us, 7 if len(parts) > 1 else writer.draw.getrandbits(64))
+    proposal = sign(writer, parts, time_us, 7 if len(parts) > 1 else writer.draw.getrandbits(64))
     _run(writer, proposal, to_all=writer.draw.random() < 0.5)
 
 
@@ -130,7 +131,7 @@ def _race_generations(writer: ByzantineWriter) -> None:
     kind, base = writer.draw.choice(writer.keys)
     time_us, nonce = _time(writer), writer.draw.getrandbits(64)
     generation = stamp_of(time_us, writer.key.public, nonce)
-    proposal = _sign(writer, [Part(base), _field(writer, kind, base, generation)], time_us, nonce)
+    proposal = sign(writer, [Part(base), _field(writer, kind, base, generation)], time_us, nonce)
     delay_us = writer.draw.choice((0, 0, writer.configuration.op_time_us // 2, 2 * writer.configuration.op_time_us))
     _run(writer, proposal, to_all=writer.draw.random() < 0.3, delay_us=delay_us)
 
@@ -142,9 +143,9 @@ def _equivocate_bases(writer: ByzantineWriter) -> None:
     kind, base = draw.choice(writer.keys)
     time_us, nonce = _time(writer), draw.getrandbits(64)
     generation = stamp_of(time_us, writer.key.public, nonce)
-    first = _sign(writer, [Part(base)], time_us, nonce)
+    first = sign(writer, [Part(base)], time_us, nonce)
     other = draw.choice((Part(base, DELETE), Part(base, PUT, b"", time_us + 10_000_000)))
-    second = _sign(writer, [other], time_us, nonce)
+    second = sign(writer, [other], time_us, nonce)
     nodes = writer.members(first)
     here = writer.some(nodes)
     pause_us = writer.pause_us()
@@ -152,7 +153,7 @@ def _equivocate_bases(writer: ByzantineWriter) -> None:
         writer.prepare(proposal, part)
         writer.later(pause_us, lambda p: writer.prepare(p, nodes), proposal)
         writer.later(2 * pause_us, lambda p: writer.commit(p, writer.some(nodes)), proposal)
-    field = _sign(writer, [_field(writer, kind, base, generation)], time_us + 1, nonce)
+    field = sign(writer, [_field(writer, kind, base, generation)], time_us + 1, nonce)
     writer.later(3 * pause_us, lambda p: _run(writer, p), field)
 
 
@@ -165,7 +166,7 @@ def _old_generations(writer: ByzantineWriter) -> None:
         _race_generations(writer)
         return
     part = _field(writer, kind, base, generation) if draw.random() < 0.6 else Part(base, PUT, generation)
-    proposal = _sign(writer, [part], _time(writer), draw.getrandbits(64))
+    proposal = sign(writer, [part], _time(writer), draw.getrandbits(64))
     delay_us = draw.choice((0, writer.configuration.op_time_us, 3 * writer.configuration.op_time_us))
     _run(writer, proposal, to_all=draw.random() < 0.5, delay_us=delay_us)
 
@@ -173,7 +174,7 @@ def _old_generations(writer: ByzantineWriter) -> None:
 def _drop_keys(writer: ByzantineWriter) -> None:
     """Deletes keys, at all nodes, at some, or late."""
     base = writer.draw.choice(writer.keys)[1]
-    proposal = _sign(writer, [Part(base, DELETE)], _time(writer), writer.draw.getrandbits(64))
+    proposal = sign(writer, [Part(base, DELETE)], _time(writer), writer.draw.getrandbits(64))
     delay_us = writer.draw.choice((0, 0, 2 * writer.configuration.op_time_us))
     _run(writer, proposal, to_all=writer.draw.random() < 0.5, delay_us=delay_us)
 
@@ -187,7 +188,7 @@ def _touch_keys(writer: ByzantineWriter) -> None:
         return
     time_us, nonce = max(_time(writer), int.from_bytes(generation[:8], "big") + 1), draw.getrandbits(64)
     for expires_us in (0, time_us + draw.choice((-1_000_000, 50_000, 10_000_000))):
-        proposal = _sign(writer, [Part(base, PUT, generation, expires_us)], time_us, nonce)
+        proposal = sign(writer, [Part(base, PUT, generation, expires_us)], time_us, nonce)
         _run(writer, proposal, to_all=draw.random() < 0.5)
 
 
@@ -204,7 +205,7 @@ def _fill_fields(writer: ByzantineWriter) -> None:
         if kind != "siblings":
             part = part._replace(slot=field_slot(base, name_field(b"filler %d" % number)))
         parts[part.slot] = part
-    _run(writer, _sign(writer, list(parts.values()), _time(writer), draw.getrandbits(64)))
+    _run(writer, sign(writer, list(parts.values()), _time(writer), draw.getrandbits(64)))
 
 
 def _totals_back(writer: ByzantineWriter) -> None:
@@ -224,7 +225,7 @@ def _totals_back(writer: ByzantineWriter) -> None:
     pause_us = writer.pause_us()
     for step, total in enumerate((draw.randrange(50, 99), draw.randrange(50))):
         metadata = generation + encode_totals(total, 99 - total)
-        proposal = _sign(writer, [Part(slot, PUT, metadata)], time_us + step * draw.choice((0, 1, 20_000)), nonce)
+        proposal = sign(writer, [Part(slot, PUT, metadata)], time_us + step * draw.choice((0, 1, 20_000)), nonce)
         writer.later(step * pause_us + 1, lambda p: writer.prepare(p, writer.members(p)), proposal)
         writer.later((step + 2) * pause_us, lambda p: writer.commit(p, writer.some(writer.members(p))), proposal)
 
@@ -235,8 +236,8 @@ def _hoard_generations(writer: ByzantineWriter) -> None:
     kind, base = draw.choice(writer.keys)
     time_us, nonce = _time(writer), draw.getrandbits(64)
     generation = stamp_of(time_us, writer.key.public, nonce)
-    begins = _sign(writer, [Part(base)], time_us, nonce)
-    field = _sign(writer, [_field(writer, kind, base, generation)], time_us, nonce)
+    begins = sign(writer, [Part(base)], time_us, nonce)
+    field = sign(writer, [_field(writer, kind, base, generation)], time_us, nonce)
     for proposal in (begins, field):
         nodes = writer.members(proposal)
         writer.prepare(proposal, nodes)
@@ -255,13 +256,13 @@ def _reuse_fields(writer: ByzantineWriter) -> None:
         return
     time_us, nonce = writer.world.now_us + writer.configuration.max_skew_us // 2, draw.getrandbits(64)
     part = _field(writer, kind, base, generation)
-    first = _sign(writer, [part], time_us, nonce)
+    first = sign(writer, [part], time_us, nonce)
     _run(writer, first)
 
     def again(_: Proposal) -> None:
         now = _generation(writer, base)
         if now and now != generation and now < stamp_of(time_us, writer.key.public, nonce):
-            second = _sign(writer, [part._replace(metadata=now + part.metadata[48:])], time_us, nonce)
+            second = sign(writer, [part._replace(metadata=now + part.metadata[48:])], time_us, nonce)
             _run(writer, second)
 
     for delay_us in (20_000, 50_000, 90_000):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sim.checkers.base import Checker, View
+from sim.checkers.confirmed import Confirmed
 from sim.checkers.convergence import Convergence
 from sim.checkers.durability import Durability
 from sim.checkers.evidence import NoFalseAccusation
@@ -39,6 +40,7 @@ ALL: Final[tuple[type[Checker], ...]] = (
     WholeKeys,
     FreshKeys,
     DurableKeys,
+    Confirmed,
     Counters,
     ShownSiblings,
     HonestVectors,

@@ -1,7 +1,8 @@
 """Why completed fields are not lost (protocol 6, last paragraphs), checked on the nodes' states.
 
 A field (g, t) that is complete was answered for by f+1 correct nodes, and each of them, for ever, is in g and holds t
-or newer (or a sibling that has seen it), or is in a higher generation, or has no key and a floor at or above g's time,
+or newer (or a sibling that has seen it), or is in a higher generation or has the tombstone that began g (a Byzantine
+writer had it go on before that came to all), or has no key and a floor at or above g's time,
 and never takes g back: its base is not open there. Likewise for a base of rank (g, t). Checked where operations end,
 and at the end.
 """
@@ -44,8 +45,8 @@ def stands_for_field(process: NodeProcess, raw: bytes) -> bool:
     key = slots.keys.get(base)
     if key is None:
         return _has_let_go(process, base, generation)
-    if key.generation != generation:
-        return key.generation > generation
+    if key.generation != generation or key.is_deleted:
+        return key.generation >= generation
     held = key.fields.get(slot)
     if held is not None and held.stamp >= raw[3:51]:
         return True

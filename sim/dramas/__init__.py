@@ -1,7 +1,8 @@
 """Dramas: scripted situations in which rules matter that random schedules hardly ever test.
 
 Who crashes when, which messages wait where, who writes, what the liars say: the order is the script's, all times, nodes
-and choices are the seed's. By what they are about: recovery.py, clocks.py. What a script can do is in stage.py.
+and choices are the seed's. By what they are about: recovery.py, clocks.py, keyed.py. What a script can do is in
+stage.py.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from sim.dramas import clocks, recovery
+from sim.dramas import clocks, keyed, recovery
 from sim.dramas.stage import Stage
 
 #: A drama's acts: each `yield` is a wait, in microseconds.
@@ -21,6 +22,12 @@ DRAMAS: Final[dict[str, Drama]] = {
     "answered_then_forgot": recovery.answered_then_forgot,
     "two_reports": recovery.two_reports,
     "revoked_meanwhile": recovery.revoked_meanwhile,
+    "part_of_a_key": keyed.part_of_a_key,
+    "totals_to_come": keyed.totals_to_come,
+    "deletion_undone": keyed.deletion_undone,
 }
 
-__all__ = ["DRAMAS", "Drama", "Stage"]
+#: Those that play on a key with fields: of which type.
+TYPES: Final[dict[str, str]] = {"part_of_a_key": "map", "totals_to_come": "counter", "deletion_undone": "map"}
+
+__all__ = ["DRAMAS", "TYPES", "Drama", "Stage"]

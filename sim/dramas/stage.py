@@ -103,6 +103,16 @@ class Stage:
         """A client starts an operation on the drama's slot."""
         return client.start(kind, self.slot, phase="faults", lane=LANE)
 
+    @property
+    def key(self) -> tuple[str, bytes]:
+        """Type and base of the key that a drama with fields plays on."""
+        return self.engine.keys[-1]
+
+    def start_keyed(self, client: ClientProcess, what: str, *, ttl_us: int = 0) -> Op:
+        """A client starts an operation on that key: a word of sim/keyed.py."""
+        kind, base = self.key
+        return client.start_keyed(what, kind, base, phase="faults", lane=LANE, ttl_us=ttl_us)
+
     def ended(self, *ops: Op) -> Iterator[int]:
         """Wait until these ended, or their client crashed."""
         while any(op.outcome == PENDING and not op.detail for op in ops):

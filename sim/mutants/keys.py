@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from quorumcache.core import fields
+from quorumcache.core import compare, evidence, fields, promises, repair, settlekey
 from quorumcache.core import messages as m
 from quorumcache.core.commits import Commits
+from quorumcache.core.generations import Generations
 from quorumcache.core.keys import Key
 from quorumcache.core.model import Entry, Header, digest_of
 from quorumcache.core.node import Node
@@ -106,7 +107,7 @@ def _field_evicted_alone(patches: Patches) -> None:
     patches.wrap(Slots, "drop", make)
 
 
-@add("6, prepare: promises are dropped by rank, not by stamp", features_add=(*_TYPED, "delete"))
+@add("6, prepare: promises are dropped by rank, not by stamp", scenario="totals_to_come")
 def _promises_dropped_by_stamp_not_rank(patches: Patches) -> None:
     def make(settle: Any) -> Any:
         def mutant(self: Slots, slot: bytes, stamp: bytes, rank: bytes = b"") -> None:
@@ -172,10 +173,41 @@ def _seen_unbounded(patches: Patches) -> None:
     patches.set(Siblings, "seen_us", lambda self, header: 0)
 
 
+@add("6, rank: a tombstone is above what goes on with its generation", scenario="deletion_undone")
+def _tombstone_ranked_by_stamp(patches: Patches) -> None:
+    for module in (fields, promises, repair, compare, settlekey, evidence):
+        patches.set(module, "rank_of", lambda raw: generation_of(raw) + raw[3:51])
+
+
 # --- clients ---
 
 
-@add("6, write: EVICTED never counts for a field", features_add=(*_TYPED, "evict", "wipe"))
+@add("6, overtaken: the generation had not ended when the write began", features_add=(*_TYPED, "delete", "contention"))
+def _ends_with_what_was_over(patches: Patches) -> None:
+    def make(end: Any) -> Any:
+        def mutant(self: Generations, write: FieldWrite, generation: bytes) -> bool:
+            write.bound_us = 0
+            return bool(end(self, write, generation))
+
+        return mutant
+
+    def before(ends: Any) -> Any:
+        def mutant(self: Generations, write: FieldWrite, end: bytes) -> bool:
+            write.bound_us = 0
+            return bool(ends(self, write, end))
+
+        return mutant
+
+    patches.wrap(Generations, "_end_with", make)
+    patches.wrap(Generations, "_ends_before", before)
+
+
+@add("6, read: what more than f nodes refuse as REVOKED is no answer", features_add=(*_TYPED, "revoke", "delete"))
+def _revoked_base_hides(patches: Patches) -> None:
+    patches.set(SettleKey, "_ban", lambda self, digest, node: None)
+
+
+@add("6, write: EVICTED never counts for a field", features_add=(*_TYPED, "evict", "wipe"), byzantine_nodes=0)
 def _evicted_counts_for_fields(patches: Patches) -> None:
     def make(take: Any) -> Any:
         def mutant(self: Commits, request_id: int, node: int, reply: m.CommitReply, now_us: int) -> None:
@@ -226,7 +258,7 @@ def _replaced_siblings_return(patches: Patches) -> None:
 # --- recovery ---
 
 
-@add("7, recovery: a key comes back as a whole, or not at all", features_add=(*_TYPED, "wipe", "lull"))
+@add("7, recovery: a key comes back as a whole, or not at all", scenario="part_of_a_key")
 def _recovery_of_part_of_a_key(patches: Patches) -> None:
     def make(recover: Any) -> Any:
         def mutant(self: Recovery, base: bytes, found: list[bytes], reports: list[Any], now_us: int) -> None:

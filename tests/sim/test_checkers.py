@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from quorumcache.core import messages as m
 from quorumcache.core.evidence import Equivocation, SignedHeader
 from quorumcache.core.model import encode_header, slot_of, stamp_of
+from quorumcache.core.types.base import field_slot
 from sim.checkers import Checker
+from sim.checkers.confirmed import Confirmed
 from sim.checkers.convergence import Convergence
 from sim.checkers.durability import Durability
 from sim.checkers.evidence import NoFalseAccusation
@@ -411,3 +413,21 @@ def test_what_a_new_epoch_evicts_may_be_young() -> None:
     view.revoked = {ALICE: 1}
     Floors(view).ended(view.op("read", 0, 1))  # type: ignore[arg-type]
     assert not view.violations
+
+
+def test_a_field_is_taken_by_a_quorum() -> None:
+    """Protocol 6: EVICTED does not count, and up to as many may be missing as there are liars."""
+    base = slot_of(b"map", b"k")
+    header = encode_header(field_slot(base, b"=x"), stamp_of(5, ALICE, 1), 0, bytes(32), 0, 0, stamp_of(4, ALICE, 1))
+    request = m.Commit(1, b"", [m.Bundle(None, b"", [m.Item(0, header, b"")])])  # type: ignore[arg-type]
+    for liars, takers, holds in ((0, 3, True), (0, 2, False), (1, 2, True), (1, 1, False)):
+        view = View()
+        view.nodes = [SimpleNamespace(index=i, is_byzantine=i < liars) for i in range(4)]
+        view.authentic = {header: []}  # type: ignore[attr-defined]
+        op = view.op("write", 0, 10, type="map", slot=field_slot(base, b"=x"), base=base, fields=[(header, b"")])
+        checker = Confirmed(view)  # type: ignore[arg-type]
+        for i, node in enumerate(view.nodes[liars:]):
+            code = m.OK if i < takers else m.EVICTED
+            checker.committed(node, request, m.CommitReply(1, 0, bytes((code,)), []))
+        checker.ended(op)
+        assert bool(view.violations) != holds, (liars, takers)
