@@ -9,7 +9,7 @@ and at the end.
 
 from __future__ import annotations
 
-from quorumcache.core.model import header_slot, stamp_time
+from quorumcache.core.model import DELETE, header_slot, stamp_time
 from quorumcache.core.types.base import base_slot_of, generation_of, is_base_slot, rank_of
 from sim.checkers.base import Checker, View, told
 from sim.checkers.ranks import KeyState, is_covered, note
@@ -32,7 +32,11 @@ def _has_let_go(process: NodeProcess, base: bytes, generation: bytes) -> bool:
     slots = process.node.slots
     if slots.shard(base).floor_us < stamp_time(generation):
         return False
-    return all(p.header.metadata or p.header.stamp > generation for p in slots.open.get(base, ()))
+    # The tombstone that began the generation may still come: it is above all that was under it.
+    return all(
+        p.header.metadata or p.header.stamp > generation or (p.header.kind == DELETE and p.header.stamp == generation)
+        for p in slots.open.get(base, ())
+    )
 
 
 def stands_for_field(process: NodeProcess, raw: bytes) -> bool:
