@@ -128,7 +128,9 @@ class KeyedClient:
         op.stamp = header_stamp(outcome.header)
         if is_base_slot(op.slot):
             kind = FIELD_TYPES[op.type]
-            op.value = repr(kind.value_of(outcome.fields)).encode()
+            value = kind.value_of(outcome.fields)
+            # A set's order, as it prints, depends on the interpreter's hash seed.
+            op.value = repr(sorted(value) if isinstance(value, set | frozenset) else value).encode()
             op.writer = header_writer(outcome.header)
             if isinstance(kind, Siblings):
                 self._contexts[op.base] = kind.seen_in(outcome.fields)

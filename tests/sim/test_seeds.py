@@ -56,10 +56,11 @@ def test_crypto_and_codec_change_nothing(settings: dict[str, object]) -> None:
 
 
 def test_one_seed_gives_one_digest_whatever_the_hash_seed_and_the_jobs() -> None:
+    # Seed 5017 reads sets, whose order as Python prints them depends on the hash seed.
     outputs = set()
     for hash_seed, jobs in (("1", "1"), ("2", "2")):
         done = subprocess.run(
-            [sys.executable, "-m", "sim", "seeds", "--count", "12", "--jobs", jobs, "--digests"],
+            [sys.executable, "-m", "sim", "seeds", "--start", "5010", "--count", "12", "--jobs", jobs, "--digests"],
             cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
