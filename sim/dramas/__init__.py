@@ -25,9 +25,15 @@ DRAMAS: Final[dict[str, Drama]] = {
     "part_of_a_key": keyed.part_of_a_key,
     "totals_to_come": keyed.totals_to_come,
     "deletion_undone": keyed.deletion_undone,
+    "begun_again": keyed.begun_again,
 }
 
 #: Those that play on a key with fields: of which type.
-TYPES: Final[dict[str, str]] = {"part_of_a_key": "map", "totals_to_come": "counter", "deletion_undone": "map"}
+TYPES: Final[dict[str, str]] = {
+    "part_of_a_key": "map",
+    "totals_to_come": "counter",
+    "deletion_undone": "map",
+    "begun_again": "map",
+}
 
 __all__ = ["DRAMAS", "TYPES", "Drama", "Stage"]

@@ -98,3 +98,33 @@ def deletion_undone(stage: Stage) -> Iterator[int]:
     villain.commit(revives, nodes)
     yield stage.between(4_000, 10_000)
     yield from stage.ended(stage.start_keyed(stage.reader, "read"))
+
+
+def begun_again(stage: Stage) -> Iterator[int]:
+    """A key expires, and is begun again: but of the new base and what comes with it, one node alone has heard when
+    somebody reads. The others still show the fields of the generation that is over, and differ about its end, so that
+    no quick answer is to be had.
+    """
+    writer = stage.writer
+    for name in range(stage.draw.choice((1, 2, 3))):
+        op = stage.start_keyed(writer, f"put {name}", ttl_us=stage.between(150_000, 300_000))
+        yield from stage.ended(op)
+        if op.outcome != OK:
+            return
+    yield stage.between(5_000, 20_000)
+    one, late, *rest = stage.draw.sample(
+        [stage.forgetful, *stage.keepers, *stage.behind], 1 + 2 * stage.engine.config.f
+    )
+    stage.hold(m.Commit, [writer], [late])
+    touched = stage.start_keyed(writer, "touch", ttl_us=stage.between(50_000, 200_000))
+    yield from stage.ended(touched)
+    ends_us = max(op.expires_at_us, touched.expires_at_us)
+    yield max(0, ends_us - stage.engine.now_us) + stage.skew_us + stage.between(1_000, 20_000)
+    stage.hold(m.Commit, [writer], [*rest, *stage.liars])
+    again = stage.start_keyed(writer, "put 7")
+    yield stage.between(10_000, 40_000)
+    stage.tell("read", one.index, "beside the one node that has heard of the new base")
+    yield from stage.ended(stage.start_keyed(stage.reader, "get 0"))
+    stage.release([writer], [late, *rest, *stage.liars])
+    yield from stage.ended(again)
+    yield from stage.ended(stage.start_keyed(stage.reader, "read"))

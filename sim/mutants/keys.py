@@ -222,8 +222,10 @@ def _evicted_counts_for_fields(patches: Patches) -> None:
     patches.wrap(Commits, "_take_committed", make)
 
 
-@add("6, read: q answers that hold one generation", features_add=(*_TYPED, "delete", "loss"))
+@add("6, read: q answers that hold one generation, and who took the base is asked again", scenario="begun_again")
 def _read_takes_any_generation(patches: Patches) -> None:
+    # Both rules at once: where who took the base is asked again, what it said before is no answer any more, and so few
+    # answers of another generation are left that the worst they do is to make the read a miss.
     def make(evaluate: Any) -> Any:
         def mutant(self: SettleKey, now_us: int) -> None:
             target = self._highest_good(self._context.configuration.q)
@@ -235,6 +237,7 @@ def _read_takes_any_generation(patches: Patches) -> None:
         return mutant
 
     patches.wrap(SettleKey, "_evaluate", make)
+    patches.set(SettleKey, "_ask_again", lambda self, node: None)
 
 
 @add("6, read: what q nodes do not have is written back", fast=True, features_add=(*_TYPED, "loss"))
