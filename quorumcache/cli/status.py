@@ -184,6 +184,8 @@ def _cells(configuration: Configuration, report: NodeReport) -> list[str]:
         state = "[yellow]recovering[/yellow]"
     elif _number(told, "evidence"):
         state = f"[yellow]{count_text(_number(told, 'evidence'))} writers convicted[/yellow]"
+    elif behind := _behind(told):
+        state = f"[yellow]others lack {count_text(behind)} of its writes[/yellow]"
     else:
         state = "[green]up[/green]"
     # Half of the round trip is what the offset may be wrong by.
@@ -200,6 +202,16 @@ def _cells(configuration: Configuration, report: NodeReport) -> list[str]:
         count_text(sum(_number(requests, name) for name in requests) if isinstance(requests, dict) else 0),
         count_text(_number(sessions, "open")) if isinstance(sessions, dict) else "-",
     ]
+
+
+def _behind(told: dict[str, Any]) -> float:
+    """In mode primary: how many entries the peer that lags most has not taken from this node for a second or more. A
+    node says what it likes."""
+    lags = told.get("forward_lag")
+    if not isinstance(lags, dict):
+        return 0
+    late = [lag for lag in lags.values() if isinstance(lag, dict) and _number(lag, "oldest_s") >= 1]
+    return max((_number(lag, "entries") for lag in late), default=0)
 
 
 def _number(told: dict[str, Any], name: str) -> float:

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from quorumcache.cli import exits
 from quorumcache.cli.app import COMMANDS, app
+from quorumcache.cli.status import _behind
 from quorumcache.core.config import Limits, RightInfo
 from quorumcache.core.config_rules import PLACEMENT_STEPS_MAX, SHARDS_MAX
 from quorumcache.wire.founding import read_cluster_file, shards_for
@@ -234,3 +235,18 @@ def test_a_cluster_file_that_was_changed_is_refused(founded: Path, tmp_path: Pat
     code, output = run("get", "k", "--cluster", tmp_path)
     assert code == exits.MISUSE
     assert "signed" in output
+
+
+@pytest.mark.parametrize(
+    ("lag", "behind"),
+    [
+        ({"n2": {"entries": 12, "oldest_s": 3.5}, "n3": {"entries": 40, "oldest_s": 0.2}}, 12),
+        ({}, 0),
+        ("nonsense", 0),
+        ({"n2": {"entries": "many", "oldest_s": 9}, "n3": 7, "n1": None}, 0),
+        ({"n2": {"entries": 1 << 80, "oldest_s": 9}}, 0),
+    ],
+)
+def test_status_says_how_many_writes_of_mode_primary_others_lack(lag: object, behind: int) -> None:
+    """Protocol 10, lag; whatever a node says of itself."""
+    assert _behind({"forward_lag": lag}) == behind
