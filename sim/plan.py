@@ -147,13 +147,12 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         )
         if random.Random(f"{seed} types or not").random() < _TYPES_CHANCE:
             features = (*features, "types")
-        # From streams of their own: what else a seed draws does not change. Who is far has no time for a round more.
+        # From streams of their own: what else a seed draws does not change.
         features += tuple(
             name
             for name in FEATURES
             if random.Random(f"{seed} {name} or not").random() < _UPKEEP_CHANCE.get(name, 0.0)
             and not (calm and name in _DISTURBING)
-            and not ("far" in features and name in ("repair", "large"))
         )
     topology = config.topology or draw.choices(("rack", "zones"), (3, 1))[0]
     wide = topology == "regions"

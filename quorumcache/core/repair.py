@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from quorumcache.core import messages as m
-from quorumcache.core.model import Entry, Header, Malformed, stamp_time
+from quorumcache.core.model import Entry, Header, Malformed, header_time, stamp_time
 from quorumcache.core.node import Node
 from quorumcache.core.slots import Held, Shard
 from quorumcache.core.types.base import base_slot_of, generation_of, is_base_slot, rank_of
@@ -258,10 +258,21 @@ class Recovery:
                 chosen.append(max(here, key=lambda pair: pair[0].stamp))
         if any(is_revoked(header.writer) for header, _ in chosen):
             return
+        kind = slots.type_of(base_slot)
+        assert kind is not None
+        barrier_us = 0
+        if kind.replaces:
+            # One peer may still have what another's entry has replaced: as at a commit, the latter stands for it, and
+            # the barrier for its stamp. With both, this node would differ from all others for good.
+            raws = [header.raw for header, _ in chosen[1:]]
+            gone = {header.raw for header, _ in chosen[1:] if kind.replaced(header.raw, raws)}
+            barrier_us = max((header_time(raw) for raw in gone), default=0)
+            chosen = [pair for pair in chosen if pair[0].raw not in gone]
         for header, entry in chosen:
             if not slots.store(header.slot, self._held(header, entry), now_us):
                 if base_slot in slots.current:
                     slots.drop(base_slot)
                 return
             slots.settle_promises(header.slot, header.stamp, rank_of(header.raw))
+        slots.keys[base_slot].raise_barrier(barrier_us)
         self.recovered_count += 1

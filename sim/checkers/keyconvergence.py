@@ -3,14 +3,17 @@ later read of the key, or of that field, finds; a key that was deleted is a miss
 
 Excused is a miss of a key that a correct node let go of, while a liar sides with it: together they outweigh the others'
 base (protocol 5.6), and a write of a field under a generation that is known begins no new one. So is one of a key that
-a Byzantine writer ended: what it hoarded a liar may commit late.
+a Byzantine writer ended: what it hoarded a liar may commit late. Or that it gave a time to live, which is over. And
+one where nodes were full, so that what a read has to write back found no room.
 """
 
 from __future__ import annotations
 
-from quorumcache.core.model import header_slot, stamp_time
+from quorumcache.core import messages as m
+from quorumcache.core.model import header_expires_at, header_slot, stamp_time
 from quorumcache.core.types.base import is_base_slot
 from sim.checkers.base import Checker, View, told
+from sim.processes import NodeProcess
 from sim.record import MISS, OK, Op
 
 
@@ -19,6 +22,8 @@ class ConvergedKeys(Checker):
 
     name = "convergence of keys"
     about = "keys"
+    #: When a correct node last had no room for an entry.
+    full_us = 0
 
     def __init__(self, view: View) -> None:
         super().__init__(view)
@@ -52,15 +57,22 @@ class ConvergedKeys(Checker):
             if found.get(last.slot) != last.stamp:
                 self.fail(f"{told(op)} lacks what was written last, after the healing: {told(last)}")
 
+    def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
+        """Note when nodes had no room for what a read wrote back."""
+        if m.COMMIT_FULL in reply.codes:
+            self.full_us = self.view.now_us
+
     def _is_let_go(self, op: Op) -> bool:
+        if self.full_us >= op.start_us:
+            return True
         generation = self.last[op.base].generation
         last_us = stamp_time(generation) if generation else 0
         members = self.view.configuration.group_of(op.base).members
         nodes = [self.view.nodes[i] for i in members]
         correct = [node.node.slots.keys.get(op.base) for node in nodes if not node.is_byzantine]
-        if any(
-            k is not None and k.generation > generation and k.base.header in self.view.evil_headers for k in correct
-        ):
+        evil = [k for k in correct if k is not None and k.base.header in self.view.evil_headers]
+        over_us = (op.end_us or 0) + self.view.configuration.max_skew_us
+        if any(k.generation > generation or 0 < header_expires_at(k.base.header) <= over_us for k in evil):
             return True
         return any(node.is_byzantine for node in nodes) and any(
             op.base not in node.node.slots.keys and node.node.slots.shard(op.base).floor_us >= last_us

@@ -12,7 +12,7 @@ from quorumcache.core.types.counter import encode_totals
 from sim.adversary.conspiracy import Proposal
 from sim.adversary.keyschemes import Part, sign
 from sim.dramas.stage import Stage
-from sim.record import OK
+from sim.record import OK, PENDING
 
 
 def part_of_a_key(stage: Stage) -> Iterator[int]:
@@ -116,13 +116,20 @@ def begun_again(stage: Stage) -> Iterator[int]:
         [stage.forgetful, *stage.keepers, *stage.behind], 1 + 2 * stage.engine.config.f
     )
     stage.hold(m.Commit, [writer], [late])
-    touched = stage.start_keyed(writer, "touch", ttl_us=stage.between(50_000, 200_000))
+    # Not much sooner or later than before: who lets go of the key has nothing to show.
+    left_us = max(40_000, op.expires_at_us - stage.engine.now_us + stage.between(-15_000, 15_000))
+    touched = stage.start_keyed(writer, "touch", ttl_us=left_us)
     yield from stage.ended(touched)
     ends_us = max(op.expires_at_us, touched.expires_at_us)
-    yield max(0, ends_us - stage.engine.now_us) + stage.skew_us + stage.between(1_000, 20_000)
+    nodes = [one, late, *rest, *stage.liars]
+    while any(node.clock.read_us() <= ends_us for node in nodes):
+        yield stage.between(100, 1_000)
     stage.hold(m.Commit, [writer], [*rest, *stage.liars])
     again = stage.start_keyed(writer, "put 7")
-    yield stage.between(10_000, 40_000)
+    base = stage.key[1]
+    old = one.node.slots.keys[base].generation if base in one.node.slots.keys else b""
+    while again.outcome == PENDING and (base not in one.node.slots.keys or one.node.slots.keys[base].generation == old):
+        yield stage.between(100, 500)
     stage.tell("read", one.index, "beside the one node that has heard of the new base")
     yield from stage.ended(stage.start_keyed(stage.reader, "get 0"))
     stage.release([writer], [late, *rest, *stage.liars])

@@ -8,12 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from quorumcache.core import messages as m
-from quorumcache.core.model import PUT
+from quorumcache.core.model import PUT, header_time
 from quorumcache.core.node import Node
-from quorumcache.core.outcome import Written
+from quorumcache.core.outcome import Found, Written
 from quorumcache.core.repair import Recovery
-from tests.cluster import Client, Cluster
-from tests.fields import base_slot, cluster_of, delete_key, put
+from quorumcache.core.types.base import field_slot
+from quorumcache.core.types.siblings import Siblings, encode_seen
+from tests.cluster import Client, Cluster, key_of
+from tests.fields import base_slot, cluster_of, delete_key, put, read
 from tests.steps import finish
 
 S = 1_000_000
@@ -96,6 +98,30 @@ def test_a_new_generation_between_two_pages_costs_that_key_and_no_more() -> None
     assert base_slot("set") in node.slots.keys
     key = node.slots.keys.get(base_slot("map"))
     assert key is None or len(key.fields) == 100
+
+
+def test_of_siblings_that_peers_report_those_stay_that_none_replaces() -> None:
+    """One peer still has what another's entry replaces: with both, the node would differ from all others for good."""
+    cluster = cluster_of(shards=1)
+    client = cluster.client()
+    slots = [field_slot(base_slot("siblings"), key_of("w1").public + bytes((i,)) * 8) for i in range(3)]
+    for i in range(2):
+        client.core.write(slots[i], PUT, b"old", 0, i, b"")
+        finish(client, i)
+    found = read(client, base_slot("siblings"))
+    assert isinstance(found, Found)
+    seen = Siblings().seen_in(found.fields or ())
+    cluster.now_us += S
+    cluster.down.add(3)
+    client.core.write(slots[2], PUT, b"new", 0, "new", encode_seen(seen))
+    finish(client, "new")
+    cluster.down.clear()
+    assert [len(cluster.nodes[i].slots.keys[base_slot("siblings")].fields) for i in range(4)] == [1, 1, 1, 2]
+    node = recovered(cluster, lambda page: None)
+    key = node.slots.keys[base_slot("siblings")]
+    assert list(key.fields) == [slots[2]]
+    assert key.digest() == cluster.nodes[1].slots.keys[base_slot("siblings")].digest()
+    assert key.barrier_us >= max(header_time(raw) for raw, _ in found.fields or ())
 
 
 def test_a_report_that_goes_on_with_nothing_is_not_asked_for_again() -> None:
