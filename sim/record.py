@@ -51,6 +51,11 @@ KINDS: Final = (
     "EvidenceReply",
     "Witness",
     "WitnessReply",
+    "Vote",
+    "Lock",
+    "BallotReply",
+    "ExactReport",
+    "ExactReportReply",
 )
 KIND_OF: Final[dict[type, int]] = {getattr(m, name): number for number, name in enumerate(KINDS)}
 MESSAGE_COLUMNS: Final = ("sent_us", "arrived_us", "source", "target", "kind", "id")

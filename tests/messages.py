@@ -50,7 +50,9 @@ class Speech:
             writers | bytes_,
             signatures | bytes_,
             st.lists(grants, max_size=5).map(tuple),
+            st.just(b"") | bytes_,
         )
+        stamps = st.just(real[0].stamp) | st.binary(min_size=48, max_size=48)
         real_certificates = st.sampled_from([e.certificate for e in real])
 
         def spoil(entry: Entry, change: dict[str, object]) -> Entry:
@@ -106,6 +108,9 @@ class Speech:
             st.builds(m.Outline, IDS, configurations, slots),
             st.builds(m.Evidence, IDS, configurations, st.integers(0, 3)),
             st.builds(m.Witness, IDS, configurations, slots, hashes),
+            st.builds(m.Vote, IDS, configurations, groups, headers, salted, signatures, stamps, st.just(b"") | stamps),
+            st.builds(m.Lock, IDS, configurations, groups, headers, salted, signatures, stamps, st.just(())),
+            st.builds(m.ExactReport, IDS, configurations, st.integers(0, 9), slots),
             st.builds(m.Fields, IDS, configurations, slots, st.binary(min_size=1, max_size=4), slots, bytes_),
             st.builds(
                 m.Scan,

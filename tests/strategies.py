@@ -51,10 +51,14 @@ certificates = st.builds(
     hashes,
     signatures,
     st.lists(grants, max_size=4).map(tuple),
+    st.just(b"") | stamps,
 )
+ballots = st.binary(min_size=48, max_size=48)
+some_grants = st.lists(grants, max_size=4).map(tuple)
 paths = st.integers(0, 10).flatmap(lambda n: st.binary(min_size=32 * n, max_size=32 * n))
 entries = st.builds(Entry, headers, small, certificates, positions, paths)
 details = st.text(max_size=200)
+locks = st.builds(m.Locked, headers, small, signatures, ballots, some_grants)
 refusals = st.builds(m.Refusal, positions, st.integers(1, 8), times, st.none() | entries, details)
 items = st.builds(m.Item, positions, headers, small, paths)
 bundles = st.builds(m.Bundle, certificates, small, st.lists(items, min_size=1, max_size=3))
@@ -100,6 +104,9 @@ requests = st.one_of(
     st.builds(m.Forward, ids, hashes, st.lists(bundles, min_size=1, max_size=2)),
     st.builds(m.Get, ids, hashes, st.lists(slots, min_size=1, max_size=3)),
     st.builds(m.Changes, ids, hashes, st.binary(min_size=1, max_size=64), small, st.booleans(), times, times),
+    st.builds(m.Vote, ids, hashes, group_ids, headers, small, signatures, ballots, st.just(b"") | ballots, some_grants),
+    st.builds(m.Lock, ids, hashes, group_ids, headers, small, signatures, ballots, some_grants),
+    st.builds(m.ExactReport, ids, hashes, st.integers(0, (1 << 16) - 1), slots),
 )
 replies = st.one_of(
     st.builds(m.PrepareReply, ids, times, small, st.just(b"") | signatures, st.lists(refusals, max_size=3)),
@@ -126,6 +133,26 @@ replies = st.one_of(
         times,
         st.lists(headers, max_size=3),
         st.booleans(),
+        st.booleans(),
+    ),
+    st.builds(
+        m.BallotReply,
+        ids,
+        times,
+        st.integers(0, 10),
+        st.just(b"") | signatures,
+        times,
+        st.just(b"") | ballots,
+        st.none() | entries,
+        st.none() | locks,
+        details,
+    ),
+    st.builds(
+        m.ExactReportReply,
+        ids,
+        times,
+        times,
+        st.lists(st.builds(m.ExactHeld, st.none() | entries, st.none() | locks), max_size=2),
         st.booleans(),
     ),
     st.builds(m.ScanReply, ids, times, st.lists(small, max_size=4), small, st.none() | places),

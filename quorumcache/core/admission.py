@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from quorumcache.core import fields
 from quorumcache.core import messages as m
+from quorumcache.core.config_model import EXACT
 from quorumcache.core.held import Promise
 from quorumcache.core.memory import entry_cost
 from quorumcache.core.model import DELETE, SALT_BYTES, Header, slot_parts
@@ -31,7 +32,10 @@ def denial(node: Node, header: Header, now_us: int, mode: str = "quorum") -> str
     namespace = configuration.namespace(header.namespace)
     if namespace is None:
         return "the configuration has no such namespace"
-    if namespace.mode != mode:
+    if namespace.type == EXACT:
+        if mode != EXACT:
+            return "the namespace is exact: it is written by compare-and-set alone"
+    elif namespace.mode != mode:
         return f"the namespace's mode is {namespace.mode}, and this is a write of another"
     writer, role = header.writer, DELETE_ROLE if header.kind == DELETE else WRITE
     slot = header.slot
@@ -51,7 +55,7 @@ def denial(node: Node, header: Header, now_us: int, mode: str = "quorum") -> str
         return fault
     if node.slots.types and (kind := node.slots.type_of(slot)) is not None:
         return fields.fault_of(kind, header)
-    if header.metadata or field:
+    if (header.metadata and mode != EXACT) or field:
         return "a register has neither fields nor metadata"
     return ""
 
@@ -121,7 +125,7 @@ def reading_denial(node: Node, request: m.Request, client: bytes) -> str:
     """Which right to read whoever asks lacks for this request; empty where none."""
     rights = node.rights
     asker = node.configuration.node_by_key(client)
-    if isinstance(request, m.Report | m.ShardList):
+    if isinstance(request, m.Report | m.ShardList | m.ExactReport):
         if asker is not None:
             return ""
         node.denied(client, "report")

@@ -13,10 +13,12 @@ import msgspec
 
 from quorumcache.core import merkle
 from quorumcache.core.config import Configuration, Group
+from quorumcache.core.lineage import check_lineage, is_ballot
 from quorumcache.core.model import (
     BATCH_COUNT_MAX,
     Certificate,
     Entry,
+    Grant,
     Header,
     Malformed,
     digest_of,
@@ -31,6 +33,9 @@ Verify = Callable[[bytes, bytes, bytes], bool]
 
 _INTENT_TAG: Final = b"quorumcache intent 1\x00"
 _GRANT_TAG: Final = b"quorumcache grant 1\x00"
+_VOTE_TAG: Final = b"quorumcache vote 1\x00"
+_EXACT_GRANT_TAG: Final = b"quorumcache exact grant 1\x00"
+_ONE: Final = b"\x01"
 
 
 def intent_string(configuration: bytes, group: bytes, root: bytes) -> bytes:
@@ -41,6 +46,16 @@ def intent_string(configuration: bytes, group: bytes, root: bytes) -> bytes:
 def grant_string(configuration: bytes, group: bytes, root: bytes, bitmap: bytes) -> bytes:
     """What a node signs to promise the headers in `bitmap`: tag, configuration digest, group, root, bitmap."""
     return b"".join((_GRANT_TAG, configuration, group, root, bitmap))
+
+
+def vote_string(configuration: bytes, group: bytes, root: bytes, ballot: bytes) -> bytes:
+    """What a node signs to vote for the header under `root` in a ballot (48 bytes; protocol 17)."""
+    return b"".join((_VOTE_TAG, configuration, group, root, ballot))
+
+
+def exact_grant_string(configuration: bytes, group: bytes, root: bytes, ballot: bytes) -> bytes:
+    """What a node signs when it has locked the header under `root` in a ballot (protocol 17)."""
+    return b"".join((_EXACT_GRANT_TAG, configuration, group, root, ballot))
 
 
 class Batch(msgspec.Struct, eq=False):
@@ -127,6 +142,11 @@ class Verifier:
         head = (certificate.configuration, certificate.group, certificate.root)
         if not self.is_signed(certificate.writer, intent_string(*head), certificate.signature):
             raise Malformed("the certificate's intent is not signed by its writer")
+        if certificate.ballot:
+            if count != 1 or not is_ballot(certificate.ballot):
+                raise Malformed("a certificate with a ballot is not of one header, or the ballot is no stamp")
+            self.check_ballot(configuration, exact_grant_string(*head, certificate.ballot), grants)
+            return configuration, group, b""
         for grant in grants:
             message = grant_string(*head, grant.bitmap)
             if not self.is_signed(configuration.nodes[grant.node].key, message, grant.signature):
@@ -135,6 +155,22 @@ class Verifier:
         if uneven:
             counts = bytes(sum(g.bitmap[i >> 3] >> (i & 7) & 1 for g in grants) for i in range(count))
         return configuration, group, counts
+
+    def check_ballot(self, configuration: Configuration, message: bytes, signed: Sequence[Grant]) -> None:
+        """Check what nodes signed in one ballot: votes, or grants. That they are q distinct members is the caller's to
+        check."""
+        for vote in signed:
+            if vote.bitmap != _ONE or not self.is_signed(configuration.nodes[vote.node].key, message, vote.signature):
+                raise Malformed("a ballot has a signature that its node did not make")
+
+    def check_votes(
+        self, configuration: Configuration, group: Group, root: bytes, ballot: bytes, votes: Sequence[Grant]
+    ) -> None:
+        """Check a lock certificate: q votes of the group for the header under `root` in a ballot. Raises Malformed."""
+        nodes = [vote.node for vote in votes]
+        if nodes != sorted(set(nodes)) or len(nodes) < configuration.q or not set(nodes) <= set(group.members):
+            raise Malformed("a lock has not the votes of a quorum of its group")
+        self.check_ballot(configuration, vote_string(configuration.digest, group.id, root, ballot), votes)
 
     def check_intent(self, certificate: Certificate) -> tuple[Configuration, Group]:
         """As `check_certificate`, for what is kept in mode primary (protocol 10): the writer's intent alone, without
@@ -175,6 +211,12 @@ class Verifier:
             raise Malformed("the header's writer is not the intent's signer")
         if configuration.group_of(header.slot) is not group:
             raise Malformed("the header's slot does not belong to the certificate's group")
+        if configuration.is_exact(header.slot) != bool(certificate.ballot):
+            raise Malformed("exact namespaces, and they alone, have certificates with ballots")
+        if certificate.ballot:
+            check_lineage(header)
+            if certificate.ballot < header.stamp:
+                raise Malformed("a ballot below its header's stamp")
         return header
 
     def check_entry(self, entry: Entry, *, with_value: bool = True) -> Header:

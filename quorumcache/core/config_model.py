@@ -17,6 +17,8 @@ from quorumcache.core.placement import groups_for
 from quorumcache.core.rights import ANYONE, EVERY_WRITER, LIMIT_NAMES, WRITE, Limits, RightInfo, Rights
 
 CONFIGURATION_TAG = b"quorumcache configuration 1\0"
+#: The type of namespaces that are written by compare-and-set alone.
+EXACT = "exact"
 GROUP_TAG = b"quorumcache group 1\0"
 
 
@@ -50,6 +52,8 @@ class NamespaceInfo:
     `readers` are names, ("*",), or ("anyone",): also clients without a key. Further rights are in `rights`.
 
     `mode` "primary": a write is one round trip to `ack` nodes of the group, forwarded in the background (protocol 10).
+
+    `type` "exact": registers that are written by compare-and-set alone (protocol 17).
 
     `encryption` "client": clients seal values, and with `hide_keys` keys too, under data keys that nodes do not have.
     """
@@ -238,6 +242,16 @@ class Configuration:
     def is_primary(self, slot: bytes) -> bool:
         """Whether the slot is of a namespace in mode primary. `slot` as in `shard_of`."""
         return bool(self._primary_prefixes) and slot[: 1 + slot[0]] in self._primary_prefixes
+
+    @cached_property
+    def exact_prefixes(self) -> frozenset[bytes]:
+        """How the slots of exact namespaces begin (protocol 17)."""
+        names = [x.name.encode("ascii") for x in self.namespaces if x.type == EXACT]
+        return frozenset(bytes((len(name),)) + name for name in names)
+
+    def is_exact(self, slot: bytes) -> bool:
+        """Whether the slot is of an exact namespace. `slot` as in `shard_of`."""
+        return bool(self.exact_prefixes) and slot[: 1 + slot[0]] in self.exact_prefixes
 
     def is_revoked(self, writer_key: bytes) -> bool:
         """Whether the key belongs to a revoked writer. An unknown key is not; it just may not write."""

@@ -35,7 +35,7 @@ KEY_BYTES = 32
 DIGEST_BYTES = 32
 SIGNATURE_BYTES = 64
 
-TYPES = ("register", "siblings", "counter", "set", "map")
+TYPES = ("register", "siblings", "counter", "set", "map", "exact")
 MODES = ("quorum", "primary")
 ENCRYPTIONS = ("none", "client")
 STATUSES = ("active", "retired", "revoked")

@@ -19,6 +19,8 @@ from quorumcache.core.changes import ChangesRound
 from quorumcache.core.clock import ClusterClock
 from quorumcache.core.config import Configuration, Group
 from quorumcache.core.evidence import DoubleGrant, Equivocation, proofs_of
+from quorumcache.core.exactqueue import ExactQueue
+from quorumcache.core.exactwrite import Changer
 from quorumcache.core.generations import Generations
 from quorumcache.core.machine import Machine
 from quorumcache.core.model import (
@@ -81,6 +83,7 @@ class Coordinator(WriteQueue):
         self._ahead: dict[bytes, int] = {}
         self.generations = Generations(self)
         self._direct = Direct(self)
+        self._exact = ExactQueue(self)
         #: The shortest round trip to a quorum of late, in microseconds: how far the nodes are.
         self.round_us = 0
         #: Proofs of misbehaviour that this client came upon, by the key that each convicts.
@@ -116,6 +119,26 @@ class Coordinator(WriteQueue):
         else:
             # A read joins another only while that one has not been sent (protocol 4).
             waiting.append(token)
+
+    def exact(self, slot: bytes, change: Changer, token: Token) -> None:
+        """Queue a compare-and-set in an exact namespace: `change` says what is to replace what is settled there, and is
+        asked again whenever another was first (protocol 17). It ends as `Decided`, as `Unchanged` where `change` wanted
+        nothing, or as `Failed`. `change` must be quick and must not raise."""
+        rights, writer = self.configuration.rights_table, self.writer
+        namespace, name, _ = slot_parts(slot)
+        if writer is None or self.sign is None:
+            self.done.append((token, Failed(DENIED, "this client has no writer's key")))
+        elif not self.configuration.is_exact(slot):
+            detail = f"namespace {namespace.decode('ascii', 'replace')} is not exact: it has no compare-and-set"
+            self.done.append((token, Failed(DENIED, detail)))
+        elif not rights.may(writer, READ, namespace, name):
+            self.done.append((token, Failed(DENIED, rights.missing(writer, READ, namespace, name))))
+        else:
+            self._exact.add(slot, change, token)
+
+    def has_ready(self) -> bool:
+        """Whether something became ready that `flush` should send."""
+        return super().has_ready() or self._exact.has_ready()
 
     def scan(self, namespace: bytes, prefix: bytes, start: m.Position, count: int, token: Token) -> None:
         """Queue the listing of the keys of a namespace that begin with `prefix`, in the group of the shard of `start`
@@ -156,6 +179,8 @@ class Coordinator(WriteQueue):
             scans, self._scans = self._scans, []
             for namespace, prefix, start, count, token in scans:
                 self.schedule(ScanPart(self, namespace, prefix, start, count, token, now_us))
+        if self._exact.has_ready():
+            self._exact.flush(now_us)
         if self._ready:
             ready, self._ready = self._ready, {}
             self._in_flight.update(ready)
@@ -216,6 +241,7 @@ class Coordinator(WriteQueue):
                 queue.clear()
             self.finish([scan[-1] for scan in self._scans], closed)
             self._scans.clear()
+            self._exact.abandon()
             for writes in (self._behind, self._ready):
                 for write in writes.values():
                     self.finish(write.tokens, closed)
@@ -242,7 +268,7 @@ class Coordinator(WriteQueue):
     @property
     def is_idle(self) -> bool:
         """Whether nothing is queued or in flight."""
-        queued = self._reads or self._full_reads or self._scans or self._ready
+        queued = self._reads or self._full_reads or self._scans or self._ready or self._exact
         return not (self._routes or queued or self._in_flight)
 
     def reachable(self, node: int, reachable: bool) -> None:

@@ -148,10 +148,10 @@ def retracts(first: Witnessed, second: Witnessed) -> str:
 
 def may_witness(configuration: Configuration, slot: bytes) -> bool:
     """Whether nodes sign what they hold in this slot: that of a register or of a key's base, in a namespace whose reads
-    and writes go by quorums. Raises Malformed for what is no slot."""
+    and writes go by quorums and whose type is not exact. Raises Malformed for what is no slot."""
     namespace, _, field = slot_parts(slot)
     info = configuration.namespace(namespace)
-    return not field and info is not None and info.mode == "quorum"
+    return not field and info is not None and info.mode == "quorum" and info.type != "exact"
 
 
 def witness_string(configuration: bytes, witnessed: Witnessed) -> bytes:
@@ -204,6 +204,8 @@ def proofs_of(first: Entry, second: Entry, nodes: Sequence[NodeInfo]) -> list[Eq
     ):
         return []
     proofs: list[Equivocation | DoubleGrant] = [Equivocation(one.configuration, signed_in(first), signed_in(second))]
+    if one.ballot or other.ballot:
+        return proofs  # Who grants both, in two ballots, breaks no rule (protocol 17).
     granted = {grant.node: grant for grant in one.grants if _promises(grant, first.position)}
     for grant in other.grants:
         if _promises(grant, second.position) and (before := granted.get(grant.node)) is not None:

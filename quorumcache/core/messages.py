@@ -20,9 +20,12 @@ from quorumcache.core.model import (
     NAMESPACE_BYTES_MAX,
     SALT_BYTES,
     SLOT_BYTES_MAX,
+    STAMP_BYTES,
     VALUE_BYTES_MAX,
     Certificate,
     Entry,
+    Grant,
+    header_slot,
 )
 from quorumcache.core.types.base import KEY_FIELDS_MAX
 
@@ -38,6 +41,7 @@ REPORT_SHARDS_MAX: Final = 256
 REPORT_ENTRIES_MAX: Final = 64
 PATH_BYTES_MAX: Final = 32 * 10
 GROUP_NODES_MAX: Final = 100
+BALLOT_BYTES: Final = STAMP_BYTES
 #: An outline has the entries themselves where headers, values and proofs are within this.
 OUTLINE_BYTES_MAX: Final = 256 << 10
 FIELDS_KNOWN_MAX: Final = 65_536
@@ -59,6 +63,9 @@ Index = Annotated[int, Meta(ge=0, lt=BATCH_COUNT_MAX)]
 HeaderBytes = Annotated[bytes, Meta(max_length=HEADER_BYTES_MAX)]
 SaltedBytes = Annotated[bytes, Meta(max_length=SALT_BYTES + VALUE_BYTES_MAX)]
 SlotBytes = Annotated[bytes, Meta(max_length=SLOT_BYTES_MAX)]
+Ballot = Annotated[bytes, Meta(min_length=BALLOT_BYTES, max_length=BALLOT_BYTES)]
+BallotOrNone = Annotated[bytes, Meta(max_length=BALLOT_BYTES)]
+Votes = Annotated[tuple[Grant, ...], Meta(max_length=GROUP_NODES_MAX)]
 PathBytes = Annotated[bytes, Meta(max_length=PATH_BYTES_MAX)]
 
 # Why a node refuses one header (protocol 3, prepare).
@@ -80,6 +87,11 @@ REFUSALS: Final = {
     FULL: "FULL",
     GENERATION: "GENERATION",
 }
+
+# Why a node neither votes nor grants, beside those (protocol 17).
+LOCKED: Final = 9
+SILENT: Final = 10
+BALLOT_CODES: Final = {0: "OK", **REFUSALS, LOCKED: "LOCKED", SILENT: "SILENT"}
 
 # How a node answers one committed entry (protocol 3, commit).
 OK: Final = 0
@@ -403,6 +415,78 @@ class GetReply(Reply, tag=35):
     behind: bool
 
 
+class Vote(Request, tag=36):
+    """Compare-and-set: vote for this header in this ballot. `signature` is its writer's intent; `votes`, where there
+    are any, are q nodes' for this very header in `lock_ballot`, an earlier one."""
+
+    group: GroupId
+    header: HeaderBytes
+    salted: SaltedBytes
+    signature: Signature
+    ballot: Ballot
+    lock_ballot: BallotOrNone = b""
+    votes: Votes = ()
+
+
+class Lock(Request, tag=37):
+    """Compare-and-set: q nodes voted for this header in this ballot; lock it, and grant it."""
+
+    group: GroupId
+    header: HeaderBytes
+    salted: SaltedBytes
+    signature: Signature
+    ballot: Ballot
+    votes: Votes
+
+
+class Locked(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A header that is locked, with all that is needed to finish it: its value, its writer's intent, the ballot it is
+    locked in and the q votes that show it."""
+
+    header: HeaderBytes
+    salted: SaltedBytes
+    signature: Signature
+    ballot: Ballot
+    votes: Votes
+
+
+class BallotReply(Reply, tag=38):
+    """The answer to `Vote` and `Lock`: `code` of `BALLOT_CODES`, and where it is 0 the node's signature. `time_us`: the
+    floor (BELOW_FLOOR). `ballot`: the one promised (BUSY), or the one asked for, where another may do (BELOW_FLOOR).
+    `entry`: what is current (STALE; None: nothing). `locked`: what is locked (LOCKED)."""
+
+    code: int
+    signature: Annotated[bytes, Meta(max_length=64)] = b""
+    time_us: TimeUs = 0
+    ballot: BallotOrNone = b""
+    entry: Entry | None = None
+    locked: Locked | None = None
+    detail: Annotated[str, Meta(max_length=200)] = ""
+
+
+class ExactReport(Request, tag=40):
+    """A node that recovers asks a member of its group what a shard holds of exact namespaces, after this slot."""
+
+    shard: Annotated[int, Meta(ge=0, lt=1 << 16)]
+    after: SlotBytes = b""
+
+
+class ExactHeld(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What a node holds in a slot of an exact namespace: an entry, a lock, or both."""
+
+    entry: Entry | None
+    locked: Locked | None
+
+
+class ExactReportReply(Reply, tag=41):
+    """A page of the shard's slots of exact namespaces in the order of their bytes, and the shard's floor; `more` where
+    a further page follows."""
+
+    floor_us: TimeUs
+    items: Annotated[list[ExactHeld], Meta(max_length=REPORT_ENTRIES_MAX)]
+    more: bool
+
+
 class Changes(Request, tag=50):
     """What was stored since number `after` of the feed `feed` (0: from now on), of the keys of a namespace that begin
     with `prefix`, or with `whole`, of that key?"""
@@ -474,6 +558,9 @@ AnyRequest = (
     | Put
     | Forward
     | Get
+    | Vote
+    | Lock
+    | ExactReport
 )
 AnyReply = (
     PrepareReply
@@ -494,6 +581,8 @@ AnyReply = (
     | PutReply
     | ForwardReply
     | GetReply
+    | BallotReply
+    | ExactReportReply
 )
 
 
@@ -501,6 +590,8 @@ def slots_read_by(request: Request) -> list[bytes]:
     """The slots whose entries a request asks for; none for one that reads no entries."""
     if isinstance(request, Read | ReadFull | Get):
         return request.slots
+    if isinstance(request, Vote | Lock):
+        return [header_slot(request.header)]  # What is current or locked there may come back.
     return [request.slot] if isinstance(request, Outline | Fields | Witness) else []
 
 
@@ -523,4 +614,7 @@ TABLE: Final[dict[type[Request], type[Reply]]] = {
     Put: PutReply,
     Forward: ForwardReply,
     Get: GetReply,
+    Vote: BallotReply,
+    Lock: BallotReply,
+    ExactReport: ExactReportReply,
 }

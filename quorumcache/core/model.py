@@ -267,7 +267,8 @@ class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """What a batch's entries share: the writer's intent and the nodes' grants over one Merkle root.
 
     `configuration` (32 bytes), `group` (16), `root` (32), `count` of headers, `writer` (32), `signature` (64),
-    and the grants, by ascending node index.
+    and the grants, by ascending node index. `ballot` (48 bytes) is empty but in exact namespaces, where the batch is
+    one header and the grants are over root and ballot (protocol 17).
     """
 
     configuration: bytes
@@ -277,6 +278,7 @@ class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     writer: bytes
     signature: bytes
     grants: tuple[Grant, ...]
+    ballot: bytes = b""
 
 
 class Entry(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):

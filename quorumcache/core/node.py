@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from quorumcache.core import admission, entropy, feed, fields, listing, merkle, noticing, primary
+from quorumcache.core import admission, entropy, exact, feed, fields, listing, merkle, noticing, primary
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import (
     Batch,
@@ -40,7 +40,7 @@ from quorumcache.core.rights import WRITE
 from quorumcache.core.slots import Held, Promise, Shard, Slots
 from quorumcache.core.values import KEPT_BYTES_MAX, Values
 
-_FOR_NODES: Final = (m.Report, m.ShardList)
+_FOR_NODES: Final = (m.Report, m.ShardList, m.ExactReport)
 TICK_WORK_MAX: Final = 256
 _LEAVES_FORM: Final = "leaves and paths exclude each other"
 
@@ -178,6 +178,12 @@ class Node:
                 return primary.get(self, request, now_us)  # type: ignore[arg-type]
             if kind is m.Forward:
                 return primary.forward(self, request, now_us)  # type: ignore[arg-type]
+            if kind is m.Vote:
+                return exact.vote(self, request, now_us, client)  # type: ignore[arg-type]
+            if kind is m.Lock:
+                return exact.lock(self, request, now_us, client)  # type: ignore[arg-type]
+            if kind is m.ExactReport:
+                return exact.report(self, request, now_us)  # type: ignore[arg-type]
             if kind is m.Changes:
                 return feed.changes(self, request, now_us)  # type: ignore[arg-type]
         except Malformed as fault:
@@ -188,6 +194,8 @@ class Node:
         """What time brings: promises that aged out, expired entries, tombstones. A bounded amount of work a call."""
         self.slots.drop_old_promises(now_us, TICK_WORK_MAX)
         self.slots.reap(now_us, TICK_WORK_MAX)
+        if self.slots.instances is not None:
+            self.slots.instances.tick(now_us, TICK_WORK_MAX)
 
     # --- rights ---
 
@@ -367,8 +375,11 @@ class Node:
     def store(self, header: Header, held: Held, now_us: int) -> int:
         """The commit rules of protocol 3, in their order, for one entry that was verified; returns a commit code."""
         slots = self.slots
-        if not held.batch.certificate.grants:
+        certificate = held.batch.certificate
+        if not certificate.grants:
             return primary.restore(self, header, held, now_us)
+        if certificate.ballot:
+            return exact.store(self, header, held, now_us)
         if slots.types and (kind := slots.type_of(header.slot)) is not None:
             return fields.store(self, kind, header, held, now_us)
         slot, stamp = header.slot, header.stamp

@@ -52,6 +52,21 @@ class Heard(msgspec.Struct, frozen=True):
     replies: dict[int, ChangesReply]
 
 
+class Decided(msgspec.Struct, frozen=True, gc=False):
+    """A compare-and-set that won: the header and salted value that now stand. The stamp's time is the fencing token."""
+
+    header: bytes
+    salted: bytes
+
+
+class Unchanged(msgspec.Struct, frozen=True, gc=False):
+    """A compare-and-set that had nothing to do, or lost, by what is settled in its slot: header and salted value, empty
+    where nothing is there any more."""
+
+    header: bytes
+    salted: bytes
+
+
 #: Kinds of `Failed`.
 UNAVAILABLE = "unavailable"
 DENIED = "denied"
@@ -66,4 +81,4 @@ class Failed(msgspec.Struct, frozen=True):
     detail: str
 
 
-Outcome = Found | Missed | Written | Listed | Heard | Failed
+Outcome = Found | Missed | Written | Listed | Heard | Decided | Unchanged | Failed

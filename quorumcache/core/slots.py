@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from quorumcache.core.config import Configuration
 from quorumcache.core.feed import Feed
 from quorumcache.core.held import Held, Promise, Shard
+from quorumcache.core.instances import Instances
 from quorumcache.core.keys import Key
 from quorumcache.core.memory import ENTRY_OVERHEAD_BYTES, REAP_OVERHEAD_BYTES, Pool
 from quorumcache.core.model import (
@@ -25,9 +26,6 @@ from quorumcache.core.model import (
 from quorumcache.core.promises import Promises
 from quorumcache.core.types.base import base_slot_of, generation_of, is_base_slot
 from quorumcache.core.values import HOT_OVERHEAD_BYTES, Values
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Held", "Promise", "Shard", "Slots"]
 
@@ -69,6 +67,10 @@ class Slots(Promises):
         )
         #: Where storage keeps values, which of them are here; None where all are.
         self.values: Values | None = None
+        #: What is under way of compare-and-set; None where no namespace is exact.
+        self.instances: Instances | None = None
+        if configuration.exact_prefixes:
+            self.instances = Instances(self, configuration.exact_prefixes, silent=recovering)
         self.evicted_count = 0
         self.reaped_count = 0
         self.current: dict[bytes, Held] = {}
@@ -79,6 +81,7 @@ class Slots(Promises):
         self._reap: list[tuple[int, bytes, bytes]] = []
         self._reap_max = _REAP_SLACK
         self.age_us = 2 * configuration.max_skew_us
+        self._forget_us = 1 + (0 if self.instances is None else self.instances.gap_us + self.instances.life_us)
 
     def place_of(self, slot: bytes) -> bytes:
         """The slot that stands for its key in shards and in memory: that of the base, where the key has fields."""
@@ -292,11 +295,19 @@ class Slots(Promises):
             key.put(slot, held)
             self._enter(slot, held)
 
-    def put_back_shard(self, number: int, floor_us: int, recovering: bool) -> None:
-        """Set a shard's floor, where that raises it, and its state."""
+    def state_of(self, shard: Shard) -> int:
+        """What storage keeps of a shard beside its floor: 1 where it is recovering, and 2 more where the node is silent
+        about compare-and-set."""
+        is_unsure = self.instances is not None and self.instances.is_unsure(shard.number)
+        return shard.recovering + 2 * is_unsure
+
+    def put_back_shard(self, number: int, floor_us: int, state: int) -> None:
+        """Set a shard's floor, where that raises it, and its state, as `state_of` has it."""
         shard = self.shards[number]
         shard.floor_us = max(shard.floor_us, floor_us)
-        shard.recovering = recovering
+        shard.recovering = bool(state & 1)
+        if state & 2 and self.instances is not None:
+            self.instances.silent.add(number)
         self.floor_max_us = max(self.floor_max_us, floor_us)
 
     def _release(self, held: Held, slot: bytes) -> None:
@@ -356,6 +367,8 @@ class Slots(Promises):
 
     def _may_go(self, slot: bytes, now_us: int) -> bool:
         """Whether the age rule of protocol 7 and the slot's shard let it go, should there be a reason."""
+        if self.instances is not None and self.instances.of(slot):
+            return False
         return self.newest_us(slot) < now_us - self.age_us and not self.shard(slot).recovering
 
     def _schedule_reap(self, slot: bytes, stamp: bytes, at_us: int) -> None:
@@ -388,7 +401,14 @@ class Slots(Promises):
             if self.types and self.newest_us(slot) + self.age_us >= now_us:
                 waiting.append((self.newest_us(slot) + self.age_us + 1, slot, stamp))  # It has younger fields.
                 continue
-            self.drop(slot)
+            if self.instances is not None and self.instances.of(slot):
+                if not self.instances.may_forget(slot, now_us):
+                    waiting.append((self.instances.latest_us(slot) + self._forget_us, slot, stamp))
+                    continue
+                self.drop(slot)
+                self.instances.forget(slot, now_us)
+            else:
+                self.drop(slot)
             self.reaped_count += 1
             reaped += 1
         for late in waiting:

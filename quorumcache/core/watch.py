@@ -22,6 +22,7 @@ import msgspec
 from quorumcache.core import messages as m
 from quorumcache.core.changes import FROM_NOW, Place
 from quorumcache.core.config import Configuration
+from quorumcache.core.config_model import EXACT
 from quorumcache.core.model import DELETE, Malformed, header_is_delete, parse_header, slot_of, slot_parts
 from quorumcache.core.types.base import rank_of
 
@@ -95,7 +96,7 @@ class Watching:
             self.groups = list(configuration.groups.values())
         members = sorted({node for group in self.groups for node in group.members})
         info = configuration.namespace(subject.namespace)
-        self._has_fields = info is not None and info.type != "register"
+        self._has_fields = info is not None and info.type not in ("register", EXACT)
         self.places: dict[int, Place] = dict.fromkeys(members, FROM_NOW)
         #: Those that answered the last round.
         self.waited: frozenset[int] = frozenset(members)

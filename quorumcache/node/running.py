@@ -18,6 +18,7 @@ from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
 from quorumcache.core.entropy import AntiEntropy
 from quorumcache.core.evidence import INCARNATION_BYTES
+from quorumcache.core.exactrecovery import ExactRecovery
 from quorumcache.core.journal import Journal
 from quorumcache.core.node import Node, NodeLimits
 from quorumcache.core.repair import Recovery
@@ -87,6 +88,7 @@ class RunningNode:
             port=port if port is not None else int(own_port),
         )
         self._recovery: Recovery | None = None
+        self._exact: ExactRecovery | None = None
         self._entropy = self._new_entropy()
         self._background: asyncio.Task[None] | None = None
 
@@ -188,6 +190,7 @@ class RunningNode:
             "reaped": slots.reaped_count,
             "shards": len(served),
             "shards_recovering": sum(s.recovering for s in served),
+            "shards_silent": sum(slots.instances is not None and slots.instances.is_unsure(s.number) for s in served),
             "recovered": 0 if self._recovery is None else self._recovery.recovered_count,
             "repaired": self._entropy.repaired_count,
             "repair_rounds": self._entropy.rounds_count,
@@ -220,6 +223,7 @@ class RunningNode:
             raise
         self._entropy = self._new_entropy()
         self._recovery = Recovery(self.node, self.started_us, first_id=int.from_bytes(os.urandom(7), "big"))
+        self._exact = ExactRecovery(self.node, self.started_us, first_id=int.from_bytes(os.urandom(7), "big"))
         self._background = asyncio.get_running_loop().create_task(self._run(), name=f"node {self.info.name}")
 
     def _load(self) -> None:
@@ -301,10 +305,13 @@ class RunningNode:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        recovering = loop.create_task(self._recover(), name="recovery")
+        assert self._recovery is not None
+        assert self._exact is not None
+        recovering = loop.create_task(self._recover(self._recovery), name="recovery")
+        voting = loop.create_task(self._recover(self._exact), name="recovery of votes")
         repairing = loop.create_task(self._repair(), name="anti-entropy")
         forwarding = loop.create_task(self._forward(), name="forwarding")
-        tasks = (recovering, repairing, forwarding)
+        tasks = (recovering, voting, repairing, forwarding)
         try:
             while True:
                 if self.node.slots.frozen:
@@ -327,16 +334,14 @@ class RunningNode:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _recover(self) -> None:
-        recovery = self._recovery
-        assert recovery is not None
+    async def _recover(self, recovery: Recovery | ExactRecovery) -> None:
         if recovery.finished:
             return
         await asyncio.sleep(max(0.0, (recovery.deadline_us - self.clock_us()) / 1e6))
         members = {
             peer
             for shard in self.node.slots.shards
-            if shard.recovering
+            if self.node.slots.state_of(shard)
             for peer in self._members(shard.number)
             if peer != self.info.index
         }

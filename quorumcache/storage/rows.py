@@ -14,6 +14,7 @@ from zlib import crc32
 import msgspec
 
 from quorumcache.core.certificate import Batch
+from quorumcache.core.instances import NONE, Instance
 from quorumcache.core.journal import Journal
 from quorumcache.core.model import Certificate, digest_of, header_slot, header_value_hash, parse_header, value_hash_of
 from quorumcache.core.slots import Held, Promise, Slots
@@ -23,12 +24,15 @@ FORMAT: Final = 1
 #: How many values one query reads: one of these, so that the queries are few, and prepared once.
 _VALUES_COUNTS: Final = (1, 8, 64, 512)
 _SUM_MASK: Final = (1 << 63) - 1
+#: Votes and locks of compare-and-set. What was made before there were any lacks the table.
+INSTANCES: Final = "CREATE TABLE IF NOT EXISTS instances (slot BLOB PRIMARY KEY, instance BLOB, crc INTEGER)"
 _TABLES: Final = (
     "CREATE TABLE about (id INTEGER PRIMARY KEY, format INTEGER, identity BLOB, crc INTEGER)",
     "CREATE TABLE entries (id INTEGER PRIMARY KEY, header BLOB, salted BLOB, batch INTEGER, position INTEGER, "
     "path BLOB, crc INTEGER)",
     "CREATE TABLE batches (id INTEGER PRIMARY KEY, certificate BLOB, leaves BLOB, counts BLOB, crc INTEGER)",
     "CREATE TABLE prepares (id INTEGER PRIMARY KEY, promised BLOB, crc INTEGER)",
+    INSTANCES,
     "CREATE TABLE shards (number INTEGER PRIMARY KEY, floor_us INTEGER, recovering INTEGER, crc INTEGER)",
     "CREATE TABLE totals (id INTEGER PRIMARY KEY, entries INTEGER, entries_sum INTEGER, prepares INTEGER, "
     "prepares_sum INTEGER, crc INTEGER)",
@@ -49,6 +53,7 @@ class Promised(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     headers: list[tuple[int, bytes]]
 
 
+_instance_of = msgspec.msgpack.Decoder(Instance).decode
 _promised_of = msgspec.msgpack.Decoder(Promised).decode
 
 
@@ -72,8 +77,8 @@ def term(digest: bytes) -> int:
 
 
 class Totals(msgspec.Struct):
-    """How many entries and rows of promises there are, and sums (modulo 2^63): of the entries' terms, and of the
-    others' checksums."""
+    """How many entries and rows of promises and instances there are, and sums (modulo 2^63): of the entries' terms, and
+    of the others' checksums."""
 
     entries: int = 0
     entries_sum: int = 0
@@ -134,15 +139,23 @@ class Change:
         self._fresh: list[Held | Promise | Batch] = []
         self._released = [batch for batch in dict.fromkeys(journal.released) if batch.row and not batch.held_count]
         self._shards = [
-            (s.number, s.floor_us, int(s.recovering), _crc((s.number, s.floor_us, int(s.recovering))))
-            for s in journal.shards.values()
+            (s.number, s.floor_us, state, _crc((s.number, s.floor_us, state)))
+            for s, state in ((s, slots.state_of(s)) for s in journal.shards.values())
         ]
         self._entries: list[tuple[Any, ...]] = []
         self._entries_gone: list[tuple[int]] = []
         self._batches: list[tuple[Any, ...]] = []
         self._promised: dict[int, tuple[int, bytes, int]] = {}
         self._changed: dict[int, Prepare] = {}
-        more = (*self._entry_changes(journal, slots), *self._promise_changes(journal, slots))
+        self._instances: list[tuple[bytes, bytes, int]] = []
+        self._instances_gone: list[tuple[bytes]] = []
+        entries, entries_sum = self._entry_changes(journal, slots)
+        prepares_count, prepares_sum = self._promise_changes(journal, slots)
+        if journal.instances:
+            count, total = self._instance_changes(journal, slots)
+            prepares_count += count
+            prepares_sum += total
+        more = (entries, entries_sum, prepares_count, prepares_sum)
         self._totals_before = totals
         self.totals = totals.plus(*more)
 
@@ -215,6 +228,25 @@ class Change:
                 self._promised[row] = (row, promised, crc)
         return count, total
 
+    def _instance_changes(self, journal: Journal, slots: Slots) -> tuple[int, int]:
+        """Their rows count among those of promises."""
+        count = total = 0
+        table = slots.instances
+        for slot, before in journal.instances.items():
+            instance = NONE if table is None else table.get(slot)
+            if before is not None:
+                count -= 1
+                total -= _crc((), slot, _encode(before))
+            if instance is NONE:
+                self._instances_gone.append((slot,))
+                continue
+            raw = _encode(instance)
+            crc = _crc((), slot, raw)
+            count += 1
+            total += crc
+            self._instances.append((slot, raw, crc))
+        return count, total
+
     def _row(self) -> int:
         row = self.next_row
         self.next_row = row + 1
@@ -236,6 +268,10 @@ class Change:
             many("DELETE FROM entries WHERE id = ?", self._entries_gone)
         if self._released:
             many("DELETE FROM batches WHERE id = ?", [(batch.row,) for batch in self._released])
+        if self._instances:
+            many("INSERT OR REPLACE INTO instances VALUES (?, ?, ?)", self._instances)
+        if self._instances_gone:
+            many("DELETE FROM instances WHERE slot = ?", self._instances_gone)
         if self._shards:
             many("INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?)", self._shards)
         if self.totals != self._totals_before:
@@ -332,12 +368,20 @@ def read_prepares(database: sqlite3.Connection) -> Iterator[tuple[int, Prepare]]
         yield row, Prepare(dict.fromkeys(promises), crc)
 
 
-def read_shards(database: sqlite3.Connection) -> Iterator[tuple[int, int, bool]]:
-    """(number, floor in microseconds, whether it is recovering) of all shards, by number. Raises Damaged."""
-    for number, floor_us, recovering, crc in database.execute("SELECT * FROM shards ORDER BY number"):
-        if crc != _crc((number, floor_us, recovering)):
+def read_instances(database: sqlite3.Connection) -> Iterator[tuple[bytes, Instance, int]]:
+    """(slot, instance, checksum) of all votes and locks of compare-and-set. Raises Damaged."""
+    for slot, raw, crc in database.execute("SELECT slot, instance, crc FROM instances"):
+        if type(slot) is not bytes or type(raw) is not bytes or crc != _crc((), slot, raw):
+            raise Damaged("a vote or lock is not what was written")
+        yield slot, _instance_of(raw), crc
+
+
+def read_shards(database: sqlite3.Connection) -> Iterator[tuple[int, int, int]]:
+    """(number, floor in microseconds, state as `Slots.state_of` has it) of all shards, by number. Raises Damaged."""
+    for number, floor_us, state, crc in database.execute("SELECT * FROM shards ORDER BY number"):
+        if crc != _crc((number, floor_us, state)):
             raise Damaged(f"the floor of shard {number} is not what was written")
-        yield number, floor_us, bool(recovering)
+        yield number, floor_us, state
 
 
 def _checked(

@@ -147,6 +147,7 @@ class SqliteStorage:
                     "each node needs a data directory of its own"
                 )
             if stored.configuration == identity.configuration:
+                database.execute(rows.INSTANCES)
                 self._fill(database, slots)
                 return True
             why, kind = "it was kept under another configuration", "other-configuration"
@@ -226,10 +227,15 @@ class SqliteStorage:
         shards = list(rows.read_shards(database))
         if [number for number, _, _ in shards] != list(range(len(slots.shards))):
             raise Damaged("floors are missing")
-        for number, floor_us, recovering in shards:
-            slots.put_back_shard(number, floor_us, recovering)
-        crcs = sum(prepare.crc for prepare in self._prepares.values())
-        self._totals = rows.Totals().plus(count, total, len(self._prepares), crcs)
+        for number, floor_us, state in shards:
+            slots.put_back_shard(number, floor_us, state)
+        crcs = [prepare.crc for prepare in self._prepares.values()]
+        for slot, instance, crc in rows.read_instances(database):
+            if slots.instances is None:
+                raise Damaged("it has votes, and the configuration no exact namespace")
+            slots.instances.put_back(slot, instance)
+            crcs.append(crc)
+        self._totals = rows.Totals().plus(count, total, len(crcs), sum(crcs))
         if self._totals != rows.read_totals(database):
             raise Damaged("rows are missing")
         # What a batch outlived by an accident of ours would stay for ever.

@@ -18,7 +18,7 @@ from quorumcache.core.config import (
     from_document,
     to_document,
 )
-from quorumcache.core.model import DELETE, PUT, header_writer, slot_of
+from quorumcache.core.model import DELETE, PUT, encode_header, header_writer, slot_of
 from quorumcache.core.outcome import DENIED, Failed, Found, Missed, Outcome, Written
 from quorumcache.core.rights import ADMIN, READ, WRITE
 from quorumcache.core.rights import DELETE as DELETE_ROLE
@@ -214,6 +214,7 @@ def test_every_message_that_tells_of_entries_is_checked() -> None:
     digest = cluster.configuration.digest
     group = next(iter(cluster.configuration.groups))
     secret = slot_of(b"closed", b"k")
+    header = encode_header(secret, bytes(48), 0, bytes(32), 0, 0)
     closed = {
         m.Read: m.Read(1, digest, [secret], 0, 1),
         m.ReadFull: m.ReadFull(1, digest, [secret]),
@@ -225,6 +226,9 @@ def test_every_message_that_tells_of_entries_is_checked() -> None:
         m.Witness: m.Witness(1, digest, secret, bytes(32)),
         m.Get: m.Get(1, digest, [secret]),
         m.Changes: m.Changes(1, digest, b"closed", b"k", True, 0, 0),
+        m.Vote: m.Vote(1, digest, group, header, b"", bytes(64), bytes(48)),
+        m.Lock: m.Lock(1, digest, group, header, b"", bytes(64), bytes(48), ()),
+        m.ExactReport: m.ExactReport(1, digest, 0, b""),
     }
     # A writer's signature and certificates speak for themselves; hashes and clocks tell of no entry; proofs are sorted
     # out one by one.

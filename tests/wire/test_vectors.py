@@ -18,6 +18,7 @@ from quorumcache.core.model import DELETE, digest_of, header_stamp, slot_of, sta
 from quorumcache.wire import codec, handshake
 from quorumcache.wire.frame import Sealer
 from tests.cluster import START_US, configuration_of, key_of
+from tests.exact import Hand
 from tests.making import Draft
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -98,6 +99,9 @@ def every_message() -> list[m.Request | m.Reply]:
     proof.proof.salted = b""  # type: ignore[union-attr]
     passing = m.Bundle(entry.certificate, b"", [m.Item(0, entry.header, entry.salted, entry.path)])
     committed = draft.commit(2)
+    hand = Hand(CONFIGURATION, START_US)
+    ballot = hand.ballot(START_US + 1)
+    locked = m.Locked(hand.header, hand.salted, hand.signature, ballot, hand.signed(ballot, (0, 1, 2)))
     return [
         draft.prepare(1),
         m.PrepareReply(
@@ -134,6 +138,11 @@ def every_message() -> list[m.Request | m.Reply]:
         m.ForwardReply(9, clock_us, bytes((m.OK,))),
         m.Get(10, digest, slots),
         m.GetReply(10, clock_us, 2, [passing], True),
+        m.Vote(11, digest, hand.group.id, hand.header, hand.salted, hand.signature, ballot, hand.stamp, locked.votes),
+        m.Lock(11, digest, hand.group.id, hand.header, hand.salted, hand.signature, ballot, locked.votes),
+        m.BallotReply(11, clock_us, m.LOCKED, b"", START_US, ballot, hand.entry(ballot), locked, "locked"),
+        m.ExactReport(12, digest, 7, slots[0]),
+        m.ExactReportReply(12, clock_us, START_US, [m.ExactHeld(hand.entry(ballot), locked)], True),
         m.Changes(7, digest, b"test", b"f", False, START_US, 12),
         m.ChangesReply(7, clock_us, START_US, 14, draft.headers[:2], False, True),
     ]

@@ -1,0 +1,79 @@
+"""The compare-and-set operations of one client that wait or are under way: of each slot, one at a time.
+
+How one runs is in exactwrite.py. It must not know nodes or messages.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from quorumcache.core.exactwrite import Changer, ExactWrite
+from quorumcache.core.outcome import UNAVAILABLE, Failed, Outcome
+
+if TYPE_CHECKING:
+    from quorumcache.core.coordinator import Coordinator
+
+#: How many operations of one client wait behind one another for a slot.
+WAITING_MAX: Final = 4096
+
+
+class ExactQueue:
+    """A client's compare-and-set operations: of each slot, one at a time."""
+
+    def __init__(self, context: Coordinator) -> None:
+        self._context = context
+        self._waiting: dict[bytes, deque[tuple[Changer, Any, int]]] = {}
+        self._ready: list[tuple[bytes, Changer, Any]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._ready or self._waiting)
+
+    def add(self, slot: bytes, change: Changer, token: Any) -> None:
+        """Queue one, for the next `flush`."""
+        self._ready.append((slot, change, token))
+
+    def has_ready(self) -> bool:
+        """Whether `flush` has something to do."""
+        return bool(self._ready)
+
+    def flush(self, now_us: int) -> None:
+        """Begin those whose slot is free."""
+        ready, self._ready = self._ready, []
+        end_us = now_us + self._context.configuration.op_time_us
+        for slot, change, token in ready:
+            waiting = self._waiting.get(slot)
+            if waiting is None:
+                self._waiting[slot] = deque()
+                self._begin(slot, change, token, end_us, now_us)
+            elif len(waiting) >= WAITING_MAX:
+                detail = f"{WAITING_MAX} operations of this client wait for the key already"
+                self._context.finish([token], Failed(UNAVAILABLE, detail))
+            else:
+                waiting.append((change, token, end_us))
+
+    def _begin(self, slot: bytes, change: Changer, token: Any, end_us: int, now_us: int) -> None:
+        self._context.schedule(ExactWrite(self._context, slot, change, token, end_us, now_us, self._ended))
+
+    def _ended(self, slot: bytes, token: Any, outcome: Outcome, now_us: int) -> None:
+        self._context.finish([token], outcome)
+        waiting = self._waiting[slot]
+        while waiting:
+            change, token, end_us = waiting.popleft()
+            if now_us < end_us:
+                self._begin(slot, change, token, end_us, now_us)
+                return
+            detail = "nothing was sent: earlier operations of this client on the key took all the time there was"
+            self._context.finish([token], Failed(UNAVAILABLE, detail))
+        del self._waiting[slot]
+
+    def abandon(self) -> None:
+        """End what has not begun."""
+        closed = Failed(UNAVAILABLE, "the client was closed before anything was sent")
+        for _, _, token in self._ready:
+            self._context.finish([token], closed)
+        self._ready.clear()
+        for waiting in self._waiting.values():
+            for _, token, _ in waiting:
+                self._context.finish([token], closed)
+            waiting.clear()
