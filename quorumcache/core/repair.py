@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from quorumcache.core import messages as m
-from quorumcache.core.model import Entry, Header, Malformed, header_time, stamp_time
+from quorumcache.core.model import Entry, Header, Malformed, stamp_time
 from quorumcache.core.node import Node
 from quorumcache.core.slots import Held, Shard
 from quorumcache.core.types.base import base_slot_of, generation_of, is_base_slot, rank_of
@@ -19,6 +19,9 @@ SHARDS_AT_ONCE_MAX: Final = 8
 RESEND_US: Final = 500_000
 #: A lying peer may report for ever: beyond this many entries of a shard its report does not count.
 SHARD_ENTRIES_MAX: Final = 1 << 20
+#: Of fields that replace each other each is compared with all others: so many times as many as a key may have are
+#: compared, and a key of which more are reported is left to those who read it.
+REPLACING_MAX: Final = 4
 
 
 class _PeerReport:
@@ -260,19 +263,22 @@ class Recovery:
             return
         kind = slots.type_of(base_slot)
         assert kind is not None
-        barrier_us = 0
+        gone: list[Header] = []
         if kind.replaces:
+            if len(chosen) > REPLACING_MAX * kind.fields_max:
+                return
             # One peer may still have what another's entry has replaced: as at a commit, the latter stands for it, and
             # the barrier for its stamp. With both, this node would differ from all others for good.
-            raws = [header.raw for header, _ in chosen[1:]]
-            gone = {header.raw for header, _ in chosen[1:] if kind.replaced(header.raw, raws)}
-            barrier_us = max((header_time(raw) for raw in gone), default=0)
-            chosen = [pair for pair in chosen if pair[0].raw not in gone]
+            left = {*kind.standing(header.raw for header, _ in chosen[1:]), chosen[0][0].raw}
+            gone = [header for header, _ in chosen if header.raw not in left]
+            chosen = [pair for pair in chosen if pair[0].raw in left]
         for header, entry in chosen:
             if not slots.store(header.slot, self._held(header, entry), now_us):
                 if base_slot in slots.current:
                     slots.drop(base_slot)
                 return
             slots.settle_promises(header.slot, header.stamp, rank_of(header.raw))
-        slots.keys[base_slot].raise_barrier(barrier_us)
+        for header in gone:
+            slots.keys[base_slot].raise_barrier(header.time_us)
+            slots.settle_promises(header.slot, header.stamp, rank_of(header.raw))
         self.recovered_count += 1

@@ -124,6 +124,23 @@ def test_of_siblings_that_peers_report_those_stay_that_none_replaces() -> None:
     assert key.barrier_us >= max(header_time(raw) for raw, _ in found.fields or ())
 
 
+@pytest.mark.parametrize(("count", "comes_back"), [(3, True), (4, False)])
+def test_of_siblings_no_more_are_compared_than_a_node_has_time_for(
+    monkeypatch: pytest.MonkeyPatch, count: int, comes_back: bool
+) -> None:
+    """Each is compared with all others, and a liar reports whatever was certified, ever: a key of which too much is
+    reported is left out, and nothing else is."""
+    cluster, client = filled(1)
+    for i in range(count):
+        slot = field_slot(base_slot("siblings"), key_of("w1").public + bytes((i,)) * 8)
+        client.core.write(slot, PUT, b"", 0, i, b"")
+        assert isinstance(finish(client, i), Written)
+    monkeypatch.setattr(Siblings, "fields_max", 1)
+    node = recovered(cluster, lambda page: None)
+    assert (base_slot("siblings") in node.slots.keys) == comes_back
+    assert {base_slot("map"), base_slot("set")} <= node.slots.keys.keys()
+
+
 def test_a_report_that_goes_on_with_nothing_is_not_asked_for_again() -> None:
     """A liar repeats the key's base, page after page."""
     cluster, _ = filled(100)

@@ -152,6 +152,7 @@ def test_what_stands_covers_what_does_not(history: list[FieldEntry]) -> None:
     assert left or not headers
     for raw in headers:
         assert raw in left or any(covers(seen_of(other), raw) for other in left)
+        assert (raw in left) == (not Siblings().replaced(raw, headers))
 
 
 @given(sibling_histories(), st.integers(0, 1 << 20))

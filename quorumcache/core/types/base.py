@@ -140,6 +140,11 @@ class FieldType:
         generation), and need not be kept or shown."""
         return False
 
+    def standing(self, headers: Iterable[bytes]) -> list[bytes]:
+        """Those of these headers (of fields of one key and generation) that none of the others replaces: as `replaced`,
+        at less cost where they are many."""
+        return list(headers)
+
     @property
     def full_detail(self) -> str:
         """What is said to a writer whose field does not fit."""

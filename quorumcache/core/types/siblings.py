@@ -85,11 +85,14 @@ def standing(headers: Iterable[bytes]) -> list[bytes]:
     """Those of these headers that none of the others replaces, in the order of their stamps."""
     known = sorted(set(headers), key=lambda raw: (raw[3:51], raw))
     vectors = [seen_of(raw) for raw in known]
-    return [
-        raw
-        for i, raw in enumerate(known)
-        if not any(j != i and covers(vector, raw) for j, vector in enumerate(vectors))
-    ]
+    left = []
+    for raw, own in zip(known, vectors, strict=True):
+        # `covers`, of all at once: each vector is parsed once, however many there are.
+        author, time_us = author_of(raw), time_of(raw)
+        knowing = [vector for vector in vectors if vector.get(author, 0) >= time_us and vector is not own]
+        if not any(all(vector.get(a, 0) >= t for a, t in own.items()) for vector in knowing):
+            left.append(raw)
+    return left
 
 
 class Siblings(FieldType):
@@ -125,6 +128,10 @@ class Siblings(FieldType):
     def replaced(self, raw: bytes, others: Iterable[bytes]) -> bool:
         """Whether another has seen this one, and all that it had seen."""
         return any(other != raw and covers(seen_of(other), raw) for other in others)
+
+    def standing(self, headers: Iterable[bytes]) -> list[bytes]:
+        """Those that nobody has seen who had seen all that they had."""
+        return standing(headers)
 
     def fits(self, header: Header, others: Collection[bytes]) -> bool:
         """Whether key and writer keep within their bounds, with what this one replaces gone."""
