@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quorumcache.core import messages as m
 from quorumcache.core.evidence import Equivocation, SignedHeader
 from quorumcache.core.model import encode_header, slot_of, stamp_of
-from quorumcache.core.types.base import field_slot
+from quorumcache.core.types.base import field_slot, generation_of
 from sim.checkers import Checker
 from sim.checkers.confirmed import Confirmed
 from sim.checkers.convergence import Convergence
@@ -21,6 +21,7 @@ from sim.checkers.evidence import NoFalseAccusation
 from sim.checkers.floors import Floors
 from sim.checkers.freshness import Freshness
 from sim.checkers.integrity import Integrity
+from sim.checkers.keyconvergence import ConvergedKeys
 from sim.checkers.linearizability import ABSENT, NEVER, Event, Linearizability, is_explained, search
 from sim.checkers.liveness import Liveness
 from sim.checkers.revocation import Revocation
@@ -431,3 +432,101 @@ def test_a_field_is_taken_by_a_quorum() -> None:
             checker.committed(node, request, m.CommitReply(1, 0, bytes((code,)), []))
         checker.ended(op)
         assert bool(view.violations) != holds, (liars, takers)
+
+
+# --- convergence of keys ---
+
+GENERATION = stamp_of(1_000, ALICE, 1)
+KEY = slot_of(b"siblings", b"k")
+
+
+def base_of(writer: bytes, time_us: int, expires_us: int, *, goes_on: bytes = GENERATION) -> bytes:
+    return encode_header(KEY, stamp_of(time_us, writer, 1), 0, bytes(32), 0, expires_us, goes_on)
+
+
+def keyed_view(bases: list[bytes], liars: int = 1) -> View:
+    """Four nodes that hold a key with these bases; the last `liars` of them lie."""
+    view = View()
+    view.nodes = [
+        SimpleNamespace(
+            index=i,
+            is_byzantine=i >= 4 - liars,
+            node=SimpleNamespace(
+                slots=SimpleNamespace(
+                    keys={KEY: SimpleNamespace(generation=generation_of(raw), base=SimpleNamespace(header=raw))},
+                    shard=lambda slot: SimpleNamespace(floor_us=0),
+                )
+            ),
+        )
+        for i, raw in enumerate(bases)
+    ]
+    view.evil_headers = {raw for raw in bases if raw[11:43] == EVE}
+    return view
+
+
+def judge_miss(view: View, full: dict[int, bytes] | None = None, *, late: bool = False) -> bool:
+    """Whether a miss is a violation after the key was written; `full`: which nodes have no room, for which key."""
+    checker = ConvergedKeys(view)  # type: ignore[arg-type]
+    place = {"type": "siblings", "slot": KEY, "base": KEY, "phase": "final"}
+    checker.ended(view.op("write", 0, 10, generation=GENERATION, **place))
+    view.now_us = 30 if late else 15
+    for node, base in (full or {}).items():
+        header = encode_header(field_slot(base, b"x" * 40), stamp_of(5, EVE, 1), 0, bytes(32), 0, 0, GENERATION)
+        request = m.Commit(1, b"", [m.Bundle(None, b"", [m.Item(0, header, b"")])])  # type: ignore[arg-type]
+        reply = m.CommitReply(1, 0, bytes((m.COMMIT_FULL,)), [])
+        checker.committed(view.nodes[node], request, reply)
+    view.now_us = 10**9
+    checker.ended(view.op("read", 20, 40, outcome=MISS, **place))
+    return bool(view.violations)
+
+
+OTHER_KEY = slot_of(b"siblings", b"other")
+PLAIN = base_of(ALICE, 2_000, 0)
+
+
+@pytest.mark.parametrize(
+    ("full", "liars", "late", "fails"),
+    [
+        ({}, 1, True, True),
+        ({0: KEY}, 1, True, False),
+        ({0: KEY}, 0, True, True),  # Three are left, and that is a quorum.
+        ({0: KEY, 1: KEY}, 0, True, False),
+        ({0: OTHER_KEY, 1: OTHER_KEY}, 1, True, True),
+        ({0: KEY, 1: KEY}, 1, False, True),  # Before the read began.
+    ],
+)
+def test_a_key_may_be_missed_where_too_many_nodes_are_full(
+    full: dict[int, bytes], liars: int, late: bool, fails: bool
+) -> None:
+    assert judge_miss(keyed_view([PLAIN] * 4, liars), full, late=late) == fails
+
+
+SOON, LATER = 10**9, 10**9 + 60_000  # by clocks that may be 50,000 us ahead of time 10**9
+
+
+@pytest.mark.parametrize(
+    ("bases", "fails"),
+    [
+        ([base_of(EVE, 3_000, SOON)] * 4, False),
+        ([base_of(EVE, 3_000, LATER)] * 4, True),
+        ([base_of(ALICE, 3_000, SOON)] * 4, True),
+        # Somebody gave it another time to live since.
+        ([base_of(EVE, 3_000, SOON), PLAIN, base_of(ALICE, 4_000, 0), PLAIN], True),
+        # It was about a generation that is over.
+        ([base_of(EVE, 3_000, SOON, goes_on=stamp_of(500, ALICE, 1))] * 4, True),
+    ],
+)
+def test_a_key_may_be_missed_whose_time_a_byzantine_writer_ended(bases: list[bytes], fails: bool) -> None:
+    assert judge_miss(keyed_view(bases)) == fails
+
+
+def test_so_it_may_when_all_nodes_have_reaped_it() -> None:
+    for writer, fails in ((EVE, False), (ALICE, True)):
+        view = keyed_view([base_of(writer, 3_000, SOON)] * 4, liars=0)
+        place = {"type": "siblings", "slot": KEY, "base": KEY, "phase": "final"}
+        checker = ConvergedKeys(view)  # type: ignore[arg-type]
+        checker.ended(view.op("write", 0, 10, generation=GENERATION, **place))
+        for node in view.nodes:
+            node.node.slots.keys.clear()
+        checker.ended(view.op("read", 20, 40, outcome=MISS, **place))
+        assert bool(view.violations) == fails

@@ -40,7 +40,7 @@ def test_a_drama_is_about_its_rule(name: str) -> None:
     config = scenarios.load(MUTANTS[name].aim["scenario"])
     with applied(name):
         caught = sum(bool(run(config, seed).violations) for seed in range(10))
-    assert caught >= 4
+    assert caught > 5
     assert hunt_one(name, 10, mutated=False).checker == ""
 
 
