@@ -272,6 +272,15 @@ def _recovery_of_part_of_a_key(patches: Patches) -> None:
     patches.wrap(Recovery, "_recover_key", make)
 
 
+@add(
+    "7, recovery: what others among the reports replace stays away",
+    features_add=(*_TYPED, "repair", "lateness", "rolling", "contention"),
+    features_drop=("evict", "revoke", "delete", "expire"),
+)
+def _recovery_keeps_what_is_replaced(patches: Patches) -> None:
+    patches.set(Siblings, "standing", lambda self, headers: list(headers))
+
+
 @add("7, recovery: all of a key is of one generation", features_add=(*_TYPED, "wipe", "lull", "delete"))
 def _recovery_mixes_generations(patches: Patches) -> None:
     def mutant(self: Recovery, base: bytes, found: list[bytes], reports: list[Any], now_us: int) -> None:
