@@ -15,6 +15,9 @@ import msgspec
 
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration, Group
+from quorumcache.core.held import Held
+from quorumcache.core.messages import Lock, Locked, Vote
+from quorumcache.core.model import Entry
 
 _ATOMS: Final = (bytes, int, str, float, bool, type(None), Configuration, Group, Verifier, msgspec.Struct)
 _CODE: Final = (types.BuiltinFunctionType, types.MethodType, type)
@@ -34,6 +37,8 @@ _LEFT_OUT: Final = frozenset(
         "verifier",
     }
 )
+#: Of one header there may be several, in different ballots.
+_IN_BALLOTS: Final = (Vote, Lock, Locked)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -117,7 +122,14 @@ def _describe(thing: Any, parts: list[bytes], seen: dict[int, int]) -> None:
     elif isinstance(thing, msgspec.Struct):
         parts.append(kind.__name__.encode())
         # Held and Promise carry a batch with a certificate: their headers and positions tell them apart.
-        parts.append(getattr(thing, "digest", None) or _encode(getattr(thing, "header", thing)))
+        if isinstance(thing, _IN_BALLOTS):
+            parts.append(_encode(thing))
+        else:
+            parts.append(getattr(thing, "digest", None) or _encode(getattr(thing, "header", thing)))
+            if isinstance(thing, Held):
+                parts.append(thing.batch.certificate.ballot)
+            elif isinstance(thing, Entry):
+                parts.append(thing.certificate.ballot)
     elif isinstance(thing, (Configuration, Group, Verifier, *_CODE)):
         parts.append(kind.__name__.encode())
     elif id(thing) in seen:

@@ -456,13 +456,9 @@ class ExactWrite(Machine):
             return
         if self._phase == COMMIT:
             return
-        for_good = len(self._rejects) + sum(code == m.DENIED for code in self._refused.values())
-        if for_good > members - q:
-            detail = self._trouble
-            if not self._is_sent or self._attempts == 1:
-                self._end(Failed(DENIED if not self._rejects else UNAVAILABLE, detail), now_us)
-            else:
-                self._give_up(now_us, None)
+        if self._for_good() >= q and self._is_nothing_signed():
+            # f+1 correct nodes among them never vote for it.
+            self._end(Failed(DENIED if not self._rejects else UNAVAILABLE, self._trouble), now_us)
             return
         answered = len(self._signed) + len(self._refused) + len(self._rejects)
         if answered >= q and not self._quorum_us:
@@ -472,12 +468,27 @@ class ExactWrite(Machine):
         if answered >= q > len(self._signed) + members - answered:
             self._next(now_us)
 
+    def _for_good(self) -> int:
+        """How many nodes refused what asking again will not change."""
+        return len(self._rejects) + sum(code == m.DENIED for code in self._refused.values())
+
+    def _is_nothing_signed(self) -> bool:
+        """Whether what q nodes refuse now has no votes of an earlier round. What some nodes refuse for good others may
+        have locked, for quotas are each node's own, and whoever comes next finishes that."""
+        if not self._is_sent:
+            return True
+        assert self._mine is not None
+        return self._attempts == 1 and self._phase == VOTE and self._ballot == header_stamp(self._mine.header)
+
     def _next(self, now_us: int) -> None:
         """This ballot comes to nothing: what is the next step?"""
         q = self._context.configuration.q
         assert self._mine is not None
         if self._way is not None:
             self._read(now_us)
+            return
+        if self._for_good() > len(self._group.members) - q:
+            self._give_up(now_us, None)
             return
         my_time_us = header_time(self._mine.header)
         too_low = sum(floor_us >= my_time_us for floor_us in self._floors.values())

@@ -167,6 +167,32 @@ def test_without_a_quorum_nothing_was_sent_or_nobody_knows() -> None:
     assert outcome.kind == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("kind", "denying", "told"), [(m.Vote, 4, "denied"), (m.Vote, 2, "unknown"), (m.Lock, 2, "unknown")]
+)
+def test_what_some_may_have_locked_has_not_failed_for_certain(kind: type, denying: int, told: str) -> None:
+    """Protocol 17, client rule 4: quotas are each node's own, and others may hold a lock that the next one finishes."""
+    cluster = cluster_of()
+    for node in range(4 - denying, 4):
+        cluster.lies[node] = lambda request, reply: (
+            m.BallotReply(request.id, cluster.now_us, m.DENIED, detail="no room")
+            if isinstance(request, kind)
+            else reply
+        )
+    client = cluster.client()
+    token = ask(client, put(b"mine"))
+    cluster.advance(LIFE_US + 1)
+    outcome = client.outcomes[token]
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == told
+    cluster.lies.clear()
+    token = ask(client, add(b"another's"))
+    cluster.advance(LIFE_US + 1)
+    after = client.outcomes[token]
+    assert isinstance(after, Unchanged if kind is m.Lock else Decided)
+    assert after.salted[16:] == (b"mine" if kind is m.Lock else b"another's")
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_many_count_at_once_and_each_result_is_its_own(seed: int) -> None:
     """I2: every result is unique, and the last is the count; messages come in any order, some twice, some never."""
