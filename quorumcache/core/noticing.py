@@ -41,15 +41,17 @@ def has_granted(node: Node, held: Held) -> bool:
 
 
 def accuse(node: Node, first: Promise, second: Promise) -> None:
-    """Keep the proof that a writer signed two headers under one stamp, both of which were to be promised here."""
-    if _is_news(node, first.header.writer):
+    """Keep the proof that a writer signed two headers under one stamp, both of which were to be promised here. A
+    promise of an earlier epoch has no intent any more: no proof spans two."""
+    if first.intent and second.intent and _is_news(node, first.header.writer):
         _keep(node, Equivocation(node.configuration.digest, _of_promise(first), _of_promise(second)))
 
 
 def accuse_beside(node: Node, held: Held, wanted: Promise) -> None:
     """Note that a writer wants a promise under the stamp of an entry of its that is current here, and not that one."""
     certificate = held.batch.certificate
-    if certificate.configuration == node.configuration.digest and _is_news(node, certificate.writer):
+    is_of_now = certificate.configuration == node.configuration.digest and wanted.intent
+    if is_of_now and _is_news(node, certificate.writer):
         entry = held.entry(with_value=False)
         _keep(node, Equivocation(certificate.configuration, signed_in(entry), _of_promise(wanted)))
 
