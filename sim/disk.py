@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Final
 
+from quorumcache.core.instances import NONE, Instance
 from quorumcache.core.journal import Journal
 from quorumcache.core.slots import Held, Promise, Slots
 
 #: So many of the last writes can be lost.
 LOST_MAX: Final = 32
 _VALUES_SLACK: Final = 1024
-_Before = tuple[dict[bytes, Held | None], dict[bytes, tuple[Promise, ...]], dict[int, tuple[int, bool]]]
+_Before = tuple[
+    dict[bytes, Held | None],
+    dict[bytes, tuple[Promise, ...]],
+    dict[int, tuple[int, int]],
+    dict[bytes, Instance | None],
+]
 
 
 class Disk:
@@ -27,13 +33,15 @@ class Disk:
         self.values: dict[Held, bytes] = {}
         self._rows = 0
         self.promises: dict[bytes, tuple[Promise, ...]] = {}
-        self.shards = {shard.number: (shard.floor_us, shard.recovering) for shard in slots.shards}
+        self.instances: dict[bytes, Instance | None] = {}
+        self.shards = {shard.number: (shard.floor_us, slots.state_of(shard)) for shard in slots.shards}
         self._before: deque[_Before] = deque(maxlen=LOST_MAX)
 
     def write(self, journal: Journal, slots: Slots) -> None:
         """Write what the journal names, and begin it anew."""
         shards, current, open_ = self.shards, slots.current, slots.open
-        self._before.append((journal.entries.copy(), journal.promises.copy(), {n: shards[n] for n in journal.shards}))
+        before_shards = {n: shards[n] for n in journal.shards}
+        self._before.append((journal.entries.copy(), journal.promises.copy(), before_shards, journal.instances.copy()))
         for slot in journal.entries:
             held = self.entries[slot] = current.get(slot)
             if held is not None and not held.row and slots.values is not None:
@@ -41,19 +49,23 @@ class Disk:
                 held.row = self._rows
                 self.values[held] = held.salted
         if len(self.values) > 2 * len(self.entries) + _VALUES_SLACK:
-            before = {held for entries, _, _ in self._before for held in entries.values() if held is not None}
+            before = {held for entries, *_ in self._before for held in entries.values() if held is not None}
             kept = before.union(held for held in self.entries.values() if held is not None)
             self.values = {held: salted for held, salted in self.values.items() if held in kept}
         for slot in journal.promises:
             self.promises[slot] = tuple(open_.get(slot, ()))
         for number, shard in journal.shards.items():
-            shards[number] = (shard.floor_us, shard.recovering)
+            shards[number] = (shard.floor_us, slots.state_of(shard))
+        for slot in journal.instances:
+            instance = NONE if slots.instances is None else slots.instances.get(slot)
+            self.instances[slot] = None if instance is NONE else instance
         journal.clear()
 
     def lose(self, count: int) -> None:
         """The power goes: at most so many of the last writes were never written."""
         for _ in range(min(count, len(self._before))):
-            entries, promises, shards = self._before.pop()
+            entries, promises, shards, instances = self._before.pop()
+            self.instances.update(instances)
             self.entries.update(entries)
             self.promises.update(promises)
             self.shards.update(shards)
@@ -67,5 +79,8 @@ class Disk:
             slots.put_back_promises(slot, self.promises[slot])
         # As they were made: the oldest are dropped first.
         slots.promises = OrderedDict.fromkeys(sorted(slots.promises, key=lambda promise: promise.recorded_us))
-        for number, (floor_us, recovering) in self.shards.items():
-            slots.put_back_shard(number, floor_us, recovering)
+        for number, (floor_us, state) in self.shards.items():
+            slots.put_back_shard(number, floor_us, state)
+        for slot, instance in self.instances.items():
+            if slots.instances is not None:
+                slots.instances.put_back(slot, instance)

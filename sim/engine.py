@@ -26,10 +26,11 @@ from sim.checkers.linearizability import Linearizability
 from sim.crypto import Suite
 from sim.dramas import DRAMAS, Stage
 from sim.epochs import activate, revoking
+from sim.exact import EXACT as EXACT_TYPE
 from sim.faults import Faults
 from sim.listing import list_all
 from sim.network import REGIONS, Network, graph_of, places_of
-from sim.plan import KEYED, Plan, Step, calm, compares, further, lossless, reachable
+from sim.plan import EXACT, KEYED, Plan, Step, calm, compares, further, keeps_state, lossless, reachable
 from sim.processes import ClientProcess, NodeProcess
 from sim.record import MISS, OK, PENDING, Op, Record, Violation
 from sim.settings import SimConfig
@@ -41,6 +42,10 @@ _ENTRY_BYTES = ENTRY_OVERHEAD_BYTES + BATCH_OVERHEAD_BYTES + 400
 _GRANT_BYTES = GRANT_OVERHEAD_BYTES + 2
 # Room for so many more where keys have fields.
 _KEYED_ENTRIES = 16
+# And for so many more for each key that is written by compare-and-set, of which nothing is evicted.
+_EXACT_ENTRIES = 3
+#: Whose operations checkers hear of.
+ABOUT = ("registers", "keys", "exact")
 # After the healing, each node has so many rounds with each of the others.
 REPAIR_ROUNDS = 2
 
@@ -60,6 +65,7 @@ class Engine:
         self.reachable = reachable(plan)
         self.compares = compares(plan)
         self.lossless = lossless(plan)
+        self.keeps_state = keeps_state(plan)
         self.phase = "faults"
         self.healed_us = 0
         self.digest = ""
@@ -76,6 +82,7 @@ class Engine:
             self.slots.append(slot_of(b"sim", b"stage"))
         #: (type, slot of the base) of the keys with fields.
         self.keys = [(kind, slot_of(kind.encode(), b"key %d" % i)) for i, kind in enumerate(plan.types)]
+        self.exact_slots = [slot_of(EXACT_TYPE.encode(), b"key %d" % i) for i in range(plan.exact)]
         self.authentic: dict[bytes, list[Op]] = {}
         self.graph = self._graph(count + len(evil))
         self.network = Network(self.world, self.graph, self.record, wire=config.wire)
@@ -86,7 +93,7 @@ class Engine:
         self._hooks(checkers)
 
         # Room for one more than is to stay: overwriting an entry takes room for both.
-        entries = plan.entries_max + 1 + _KEYED_ENTRIES * bool(plan.types)
+        entries = plan.entries_max + 1 + _KEYED_ENTRIES * bool(plan.types) + _EXACT_ENTRIES * plan.exact
         room = entries * (_ENTRY_BYTES + self.configuration.n * _GRANT_BYTES)
         limits = NodeLimits(
             bytes_max=room if plan.entries_max else 256 << 20,
@@ -149,6 +156,8 @@ class Engine:
             )
             for i, name in enumerate(evil)
         ]
+        for writer in self.writers:
+            writer.exact_slots = self.exact_slots
         self.faults = Faults(self)
         self.stage = Stage(self, self.slots[-1]) if plan.drama else None
         self._lanes: dict[tuple[int, int], list[tuple[int, tuple[Any, ...]]]] = {}
@@ -173,7 +182,10 @@ class Engine:
                 NodeInfo(i, f"n{i}", suite.key(f"node {i}").public, "", zones[i % len(zones)], 1)
                 for i in range(self.config.nodes)
             ),
-            namespaces=(NamespaceInfo("sim"), *(NamespaceInfo(kind, kind) for kind in sorted(set(plan.types)))),
+            namespaces=(
+                NamespaceInfo("sim"),
+                *(NamespaceInfo(kind, kind) for kind in sorted({*plan.types, *((EXACT_TYPE,) if plan.exact else ())})),
+            ),
             writers=tuple(
                 WriterInfo(name.replace(" ", "-"), suite.key(name).public)
                 for name in dict.fromkeys([*self._names, *evil])
@@ -212,11 +224,12 @@ class Engine:
             ]
 
         #: Of registers, and of keys with fields.
-        self._on_start = overriding("started", "registers"), overriding("started", "keys")
-        self._on_end = overriding("ended", "registers"), overriding("ended", "keys")
+        self._on_start = {about: overriding("started", about) for about in ABOUT}
+        self._on_end = {about: overriding("ended", about) for about in ABOUT}
         self._on_sign = overriding("signed")
         self._on_heal = overriding("healed")
         self._on_commit = overriding("committed")
+        self._on_ballot = overriding("balloted")
         self._on_ask = overriding("asked")
         self._on_promise = overriding("promised")
 
@@ -239,7 +252,7 @@ class Engine:
 
     def started(self, op: Op) -> None:
         """An operation began."""
-        for hook in self._on_start[bool(op.type)]:
+        for hook in self._on_start[about(op)]:
             hook(op)
         if len(self.record.ops) > self.config.operations_kept:
             self._forget()
@@ -254,7 +267,7 @@ class Engine:
         """An operation ended."""
         if op.outcome == MISS and self.calm:
             op.proven = self._is_inexcusable(op)
-        for hook in self._on_end[bool(op.type)]:
+        for hook in self._on_end[about(op)]:
             hook(op)
         self.faults.ended(op)
 
@@ -274,6 +287,11 @@ class Engine:
     def promised(self, node: NodeProcess, request: m.Prepare, reply: m.PrepareReply) -> None:
         """A correct node answered a prepare."""
         for hook in self._on_promise:
+            hook(node, request, reply)
+
+    def balloted(self, node: NodeProcess, request: m.Vote | m.Lock, reply: m.BallotReply) -> None:
+        """A correct node answered a vote or a lock."""
+        for hook in self._on_ballot:
             hook(node, request, reply)
 
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
@@ -365,6 +383,10 @@ class Engine:
         client = self.clients[place[0]]
         self._running[place] = len(ops)
         for kind, key, ttl_us, full in ops:
+            if key >= EXACT:
+                slot = self.exact_slots[(key - EXACT) % len(self.exact_slots)]
+                client.start_exact(kind, slot, phase="faults", lane=place[1], ttl_us=ttl_us)
+                continue
             if key >= KEYED:
                 typed, base = self.keys[(key - KEYED) % len(self.keys)]
                 client.start_keyed(kind, typed, base, phase="faults", lane=place[1], ttl_us=ttl_us)
@@ -395,6 +417,8 @@ class Engine:
         quiet_us = 2 * self.plan.op_time_us + 4 * self.plan.max_skew_us + 200_000
         if any(node.recovery is not None for node in self.nodes):
             quiet_us += 4 * self.plan.op_time_us
+        if any(node.voting is not None for node in self.nodes):
+            quiet_us += 7 * self.plan.op_time_us + 6 * self.plan.max_skew_us
         if "repair" in self.plan.features:
             quiet_us += REPAIR_ROUNDS * len(self.nodes) * (INTERVAL_US + PATIENCE_US)
         self.world.run_until(self.world.now_us + quiet_us)
@@ -421,6 +445,15 @@ class Engine:
         near = [c for c in able if c.number or "far" not in self.plan.features]
         for number in range(len(self.keys)):
             self._final_of_key(number, near)
+        roomy = not self.plan.entries_max and not self.plan.promises_max
+        if self.keeps_state and roomy and able and not self.plan.byzantine:
+            # Where nobody forgot, nothing is in doubt, and where all answer, one that lags is in nobody's way: whoever
+            # comes alone gets through, whatever was left behind.
+            for number, slot in enumerate(self.exact_slots):
+                for turn, word in enumerate(("set", "swap", "drop", "add")):
+                    client = able[(number + turn) % len(able)]
+                    self._await([client.start_exact("read", slot, phase="final")])
+                    self._await([client.start_exact(word, slot, phase="final")])
         if len(able) > 1 and not self.plan.promises_max:
             # All at once on one slot: everyone has to get through.
             self.phase = "race"
@@ -528,6 +561,11 @@ class Engine:
     def undecided(self) -> int:
         """Histories on which the search for an order gave up."""
         return sum(c.undecided for c in self.checkers if isinstance(c, Linearizability))
+
+
+def about(op: Op) -> str:
+    """Which checkers hear of an operation."""
+    return "registers" if not op.type else "exact" if op.type == EXACT_TYPE else "keys"
 
 
 __all__ = ["OK", "REGIONS", "Engine"]

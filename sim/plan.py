@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from sim.exact import steps_of
 from sim.settings import FEATURES, SimConfig
 
 #: One operation: kind ("read", "write", "delete"), the key's number, time to live in microseconds (0: none), full read.
@@ -45,10 +46,11 @@ _CHANCE: Final = {
 }
 #: How many operations a plan has at most; a longer run's further ones are drawn when these have been played.
 STRETCH: Final = 20_000
-#: The number of the first key with fields.
+#: The number of the first key with fields, and that of the first one that is written by compare-and-set.
 KEYED: Final = 1000
+EXACT: Final = 2000
 _TYPES_CHANCE: Final = 0.5
-_UPKEEP_CHANCE: Final = {"large": 0.25, "repair": 0.3, "cold": 0.3, "rolling": 0.1}
+_UPKEEP_CHANCE: Final = {"large": 0.25, "repair": 0.3, "cold": 0.3, "rolling": 0.1, "exact": 0.3}
 _TYPES: Final = ("set", "map", "counter", "siblings")
 _FAULTS: Final = ("partition", "one_way", "crash", "wipe", "slow", "clock_step", "client_crash", "ambush")
 _HINDERING: Final = ("loss", "lateness", "partition", "one_way", "crash", "wipe", "slow", "revoke", "ambush", "rolling")
@@ -93,6 +95,8 @@ class Plan(msgspec.Struct, frozen=True):
     drama: str = ""
     #: The types of the keys with fields, in the order of their numbers.
     types: tuple[str, ...] = ()
+    #: How many keys are written by compare-and-set.
+    exact: int = 0
 
 
 def calm(plan: Plan) -> bool:
@@ -114,6 +118,11 @@ def compares(plan: Plan) -> bool:
     return "repair" in plan.features and not any(name in plan.features for name in ("evict", "revoke"))
 
 
+def keeps_state(plan: Plan) -> bool:
+    """Whether no node ever starts without what it stored."""
+    return not plan.drama and not any(name in plan.features for name in ("wipe", "ambush", "rolling"))
+
+
 def lossless(plan: Plan) -> bool:
     """Whether no more happens to nodes than a rolling restart, and nobody lies."""
     quiet = not plan.byzantine and not plan.byzantine_writers and not plan.drama
@@ -122,6 +131,7 @@ def lossless(plan: Plan) -> bool:
 
 def plan_of(config: SimConfig, seed: int) -> Plan:
     """The plan that this seed gives under this configuration."""
+    from sim.adversary.exact import EXACT_LIES, EXACT_SCHEMES
     from sim.adversary.keylies import KEY_LIES
     from sim.adversary.keyschemes import KEY_SCHEMES
     from sim.adversary.nodes import LIES
@@ -154,6 +164,9 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
             if random.Random(f"{seed} {name} or not").random() < _UPKEEP_CHANCE.get(name, 0.0)
             and not (calm and name in _DISTURBING)
         )
+        if "revoke" in features or "types" in features:
+            # Groups stay as they are (protocol 17); and a plan is about the ones or the others.
+            features = tuple(name for name in features if name != "exact")
     topology = config.topology or draw.choices(("rack", "zones"), (3, 1))[0]
     wide = topology == "regions"
     op_time_us = 1000 * (config.op_time_ms or (3000 if wide else 500))
@@ -200,7 +213,18 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
             lies = tuple((*some, *_some(typed, tuple(KEY_LIES))) for some in lies)
         if config.schemes is None:
             schemes = tuple((*some, *_some(typed, tuple(KEY_SCHEMES))) for some in schemes)
-    if drama in TYPES:
+    exact = 0
+    if "exact" in features:
+        chosen = random.Random(f"{seed} exact")
+        exact = chosen.choice((1, 1, 2))
+        steps = steps_of(chosen, steps, exact, EXACT, expires="expire" in features or chosen.random() < 0.5)
+        if config.lies is None:
+            lies = tuple((*some, *_some(chosen, tuple(EXACT_LIES))) for some in lies)
+        if config.schemes is None:
+            schemes = tuple((*some, *_some(chosen, tuple(EXACT_SCHEMES))) for some in schemes)
+    if TYPES.get(drama) == "exact":
+        exact += 1  # The last one, which no step of the plan is about.
+    elif drama in TYPES:
         types = (*types, TYPES[drama])
     return Plan(
         features=features,
@@ -225,6 +249,7 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         later=config.operations - first,
         drama=drama,
         types=types,
+        exact=exact,
     )
 
 

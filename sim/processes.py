@@ -14,14 +14,16 @@ from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
 from quorumcache.core.coordinator import Coordinator
+from quorumcache.core.exactrecovery import ExactRecovery
 from quorumcache.core.journal import Journal
 from quorumcache.core.model import DELETE, PUT, SALT_BYTES, header_expires_at, header_stamp, header_writer
 from quorumcache.core.node import Node, NodeLimits
-from quorumcache.core.outcome import UNKNOWN, Failed, Found, Missed, Outcome, Written
+from quorumcache.core.outcome import UNKNOWN, Decided, Failed, Found, Missed, Outcome, Unchanged, Written
 from quorumcache.core.repair import Recovery
 from sim import record
 from sim.crypto import Key
 from sim.disk import LOST_MAX, Disk
+from sim.exact import EXACT, ExactClient
 from sim.keyed import KeyedClient
 from sim.listing import Part
 from sim.network import Network
@@ -53,6 +55,9 @@ class Observer(Protocol):
 
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
         """A correct node answered a commit."""
+
+    def balloted(self, node: NodeProcess, request: m.Vote | m.Lock, reply: m.BallotReply) -> None:
+        """A correct node answered a vote or a lock."""
 
 
 class NodeProcess:
@@ -96,6 +101,8 @@ class NodeProcess:
         self.node = self._make(None)
         self.disk = Disk(self.node.slots)
         self.recovery: Recovery | None = None
+        #: Until it may vote again in exact namespaces.
+        self.voting: ExactRecovery | None = None
         self.restart_count = 0
         self.begin_repair()
         network.attach(index, self.receive)
@@ -128,6 +135,10 @@ class NodeProcess:
                 self.recovery.receive(source, message, self.clock.read_us())
                 self.store()
                 self._pump()
+            if self.voting is not None:
+                self.voting.receive(source, message, self.clock.read_us())
+                self.store()
+                self._pump_votes()
             if self.repair is not None:
                 self.repair.receive(source, message, self.clock.read_us())
                 self.store()
@@ -141,6 +152,8 @@ class NodeProcess:
             self.observer.committed(self, message, reply)  # type: ignore[arg-type]
         elif type(reply) is m.PrepareReply:
             self.observer.promised(self, message, reply)  # type: ignore[arg-type]
+        elif type(reply) is m.BallotReply:
+            self.observer.balloted(self, message, reply)  # type: ignore[arg-type]
         self.network.send(self.index, source, reply, self.delay_us())
 
     def delay_us(self) -> int:
@@ -156,6 +169,9 @@ class NodeProcess:
         if self.recovery is not None and now_us >= self.recovery.deadline_us:
             self.recovery.wake(now_us)
             self._pump()
+        if self.voting is not None and now_us >= self.voting.deadline_us:
+            self.voting.wake(now_us)
+            self._pump_votes()
         if self.repair is not None and not self.sealed:
             self.repair.wake(now_us)
         self.store()
@@ -180,6 +196,17 @@ class NodeProcess:
             self.recovery = None
             self.record.states.append((self.world.now_us, self.index, "active"))
 
+    def _pump_votes(self) -> None:
+        voting = self.voting
+        assert voting is not None
+        outbox, voting.outbox = voting.outbox, []
+        for nodes, request in outbox:
+            for node in nodes:
+                self.network.send(self.index, node, request)
+        if voting.finished:
+            self.voting = None
+            self.record.states.append((self.world.now_us, self.index, "voting"))
+
     # --- crashes ---
 
     def wipe(self, choice: int) -> None:
@@ -199,7 +226,7 @@ class NodeProcess:
         if not self.down:
             self.store()  # Nothing is left to do, but for a liar, which does not do it each time.
             self.down = True
-            self.recovery = self.repair = None
+            self.recovery = self.repair = self.voting = None
             self.record.states.append((self.world.now_us, self.index, "down"))
 
     def trusts_what_is_left(self) -> bool:
@@ -228,6 +255,10 @@ class NodeProcess:
         self.begin_repair()
         if any(shard.recovering for shard in self.node.slots.shards):
             self.recovery = Recovery(self.node, now_us, first_id=self._random.getrandbits(62))
+        instances = slots.instances
+        if instances is not None and any(instances.is_unsure(shard.number) for shard in slots.shards):
+            draw = self.world.random(f"votes {self.index} {self.restart_count}")
+            self.voting = ExactRecovery(self.node, now_us, first_id=draw.getrandbits(62))
         state = "recovering" if self.recovery is not None else "active"
         self.record.states.append((self.world.now_us, self.index, state))
 
@@ -264,6 +295,8 @@ class ClientProcess:
         self.open: dict[int, Op] = {}
         #: What this client object does with keys that have fields, where there are any.
         self.keyed: KeyedClient | None = None
+        #: What it does with keys that are written by compare-and-set, where there are any.
+        self.exact: ExactClient | None = None
         self.on_end: Callable[[Op], None] | None = None
         self._begin()
         network.attach(address, self.receive)
@@ -286,6 +319,7 @@ class ClientProcess:
             guess_us=self.world.now_us + error_us - self.stopwatch.read_us(),
         )
         self.keyed = None
+        self.exact = ExactClient(self.core) if self.configuration.exact_prefixes else None
         if self.core.types:
             writer = self.key.public if self.key is not None else b""
             self.keyed = KeyedClient(self.core, self.world.random(f"keyed {self.number} {self._life}"), writer)
@@ -342,6 +376,25 @@ class ClientProcess:
         self.open[number] = op
         self.observer.started(op)
         self.keyed.start(op, what.partition(" ")[0])
+        self._flush_soon()
+        return op
+
+    def start_exact(self, word: str, slot: bytes, *, phase: str, lane: int = 0, ttl_us: int = 0) -> Op:
+        """Start an operation of a plan on a key of the exact namespace."""
+        assert self.exact is not None
+        number = self.record.op_count
+        kind = {"read": "read", "drop": "delete"}.get(word, "write")
+        value = b"%d by %d" % (number, self.number) if kind == "write" else b""
+        op = Op(number, self.number, lane, kind, slot, value, phase)
+        op.type, op.base = EXACT, slot
+        op.start_us = self.world.now_us
+        op.known["value"] = value
+        if kind != "read":
+            op.writer = self.key.public if self.key is not None else b""
+        self.record.add(op)
+        self.open[number] = op
+        self.observer.started(op)
+        self.exact.start(op, word, ttl_us)
         self._flush_soon()
         return op
 
@@ -408,9 +461,13 @@ class ClientProcess:
             return
         del self.open[op.id]
         op.end_us = self.world.now_us
-        if op.type and self.keyed is not None:
+        if op.type == EXACT and self.exact is not None:
+            self.exact.ended(op, outcome)
+        elif op.type and self.keyed is not None:
             self.keyed.ended(op, outcome)
-        if isinstance(outcome, Found) and op.type:
+        if isinstance(outcome, Decided | Unchanged) or (isinstance(outcome, Found) and op.type == EXACT):
+            pass  # Taken already.
+        elif isinstance(outcome, Found) and op.type:
             op.outcome = record.OK
         elif isinstance(outcome, Found):
             op.outcome = record.OK

@@ -40,6 +40,7 @@ FEATURES: Final = (
     "large",  # keys of more than one field count as large: they are read by buckets
     "repair",  # nodes compare shards with their peers, and take what they lack
     "cold",  # nodes have values on disk, and few of them in memory
+    "exact",  # beside registers, keys that are written by compare-and-set alone
     "rolling",  # all nodes lose their memory, one after another, each once those before have recovered
 )
 
@@ -81,6 +82,7 @@ class SimConfig:
     messages_max: int = 500_000
 
     def __post_init__(self) -> None:
+        from sim.adversary.exact import EXACT_LIES, EXACT_SCHEMES
         from sim.adversary.keylies import KEY_LIES
         from sim.adversary.keyschemes import KEY_SCHEMES
         from sim.adversary.nodes import LIES
@@ -119,8 +121,8 @@ class SimConfig:
         _choice("crypto", self.crypto, SUITES)
         for name, known in (
             ("features", FEATURES),
-            ("lies", (*LIES, *KEY_LIES)),
-            ("schemes", (*SCHEMES, *KEY_SCHEMES)),
+            ("lies", (*LIES, *KEY_LIES, *EXACT_LIES)),
+            ("schemes", (*SCHEMES, *KEY_SCHEMES, *EXACT_SCHEMES)),
         ):
             for item in getattr(self, name) or ():
                 _choice(name, item, known)

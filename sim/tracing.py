@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from quorumcache.core import messages as m
 from quorumcache.core.model import header_slot
 from sim.adversary import nodes as liars
+from sim.adversary.exact import EXACT_LIES
 from sim.adversary.keylies import KEY_LIES
 from sim.adversary.nodes import ByzantineNode
 from sim.engine import Engine
@@ -81,7 +82,7 @@ def _slots_of(message: m.Request) -> Iterable[bytes]:
 @contextmanager
 def _watched(engine: Engine, lies: list[Lie]) -> Iterator[None]:
     """Note the lies that this engine's nodes tell; other engines' are told as ever."""
-    plain = {**liars.LIES, **KEY_LIES, **liars.ROLES}
+    plain = {**liars.LIES, **KEY_LIES, **EXACT_LIES, **liars.ROLES}
 
     def watching(name: str, lie: liars.Lie) -> Callable[..., m.Reply | None]:
         def told(node: ByzantineNode, source: int, request: m.Request, honest: m.Reply) -> m.Reply | None:
@@ -95,7 +96,7 @@ def _watched(engine: Engine, lies: list[Lie]) -> Iterator[None]:
 
         return told
 
-    catalogues: tuple[dict[str, Any], ...] = (liars.LIES, KEY_LIES, liars.ROLES)
+    catalogues: tuple[dict[str, Any], ...] = (liars.LIES, KEY_LIES, EXACT_LIES, liars.ROLES)
     for known in catalogues:
         known.update({name: watching(name, plain[name]) for name in known})
     try:

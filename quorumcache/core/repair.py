@@ -205,7 +205,10 @@ class Recovery:
             slots = dict.fromkeys(slot for report in reports for slot in report.entries)
             keys: dict[bytes, dict[bytes, None]] = {}
             type_of = self.node.slots.type_of
+            is_exact = self.node.configuration.is_exact
             for slot in slots:
+                if is_exact(slot):
+                    continue  # What it reports of these counts for more: exactrecovery.py takes them, with the locks.
                 if type_of(slot) is None:
                     self._recover(slot, reports, now_us)
                 else:

@@ -95,6 +95,8 @@ class Conspiracy:
         self.node_keys: dict[int, Key] = {}
         self.entries: dict[bytes, list[Entry]] = {}
         self.values: dict[bytes, None] = {}
+        #: Slot -> locks of compare-and-set that it has seen or made.
+        self.locks: dict[bytes, list[m.Locked]] = {}
         #: Headers that its writers signed: checkers take values read from these for theirs.
         self.signed: set[bytes] = set()
 

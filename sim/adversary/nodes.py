@@ -32,6 +32,7 @@ from quorumcache.core.quorum import bitmap_of, full_bitmap
 from quorumcache.core.settle import commit_of
 from sim.adversary import repairs
 from sim.adversary.conspiracy import Conspiracy, Proposal, header_for
+from sim.adversary.exact import EXACT_LIES
 from sim.adversary.keylies import KEY_LIES
 from sim.adversary.listings import lie_of
 from sim.adversary.roles import SCRIPTED, Role
@@ -98,7 +99,7 @@ class ByzantineNode(NodeProcess):
             reply = ROLES[SCRIPTED](self, source, message, reply)
         elif self.lies and type(reply) is not m.Reject and self.draw.randrange(100) < self.percent:
             name = self.draw.choice(self.lies)
-            reply = (LIES.get(name) or KEY_LIES[name])(self, source, message, reply)
+            reply = (LIES.get(name) or KEY_LIES.get(name) or EXACT_LIES[name])(self, source, message, reply)
         if isinstance(message, m.Scan) and isinstance(reply, m.ScanReply):
             reply = lie_of(self.world.random(f"listing {self.index} {message.id}"), self.configuration, message, reply)
         if isinstance(message, m.ShardSums | m.ShardList) or (

@@ -17,6 +17,7 @@ from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration
 from quorumcache.core.model import DELETE, PUT, Grant
 from sim.adversary.conspiracy import Conspiracy, Proposal, header_for
+from sim.adversary.exact import EXACT_SCHEMES, ExactProposal
 from sim.adversary.keyschemes import KEY_SCHEMES
 from sim.crypto import Key
 from sim.network import Network
@@ -57,6 +58,9 @@ class ByzantineWriter:
         self.draw: random.Random = world.random(f"writer {number}")
         self.stopped = False
         self.hoard: list[Proposal] = []
+        #: The slots that are written by compare-and-set, and requests for votes and grants there.
+        self.exact_slots: list[bytes] = []
+        self.exact: dict[int, tuple[ExactProposal, bytes, bool]] = {}
         self._waiting: dict[int, Proposal] = {}
         self._next_id = self.draw.getrandbits(62)
         self._count = 0
@@ -69,7 +73,7 @@ class ByzantineWriter:
             return
         self.world.at(self.world.now_us + int(self.gap_us * self.draw.uniform(0.3, 1.7)) + 1, self._act)
         scheme = self.draw.choice(self.schemes)
-        (SCHEMES.get(scheme) or KEY_SCHEMES[scheme])(self)
+        (SCHEMES.get(scheme) or KEY_SCHEMES.get(scheme) or EXACT_SCHEMES[scheme])(self)
 
     def stop(self) -> None:
         """The end of the attack: what was withheld is released, all at once."""
@@ -163,6 +167,10 @@ class ByzantineWriter:
     def receive(self, source: int, message: m.Request | m.Reply) -> None:
         """Take grants."""
         if isinstance(message, m.Reply):
+            if message.id in self.exact:
+                exact, ballot, grant = self.exact[message.id]
+                exact.take(source, ballot, grant, message)
+                return
             proposal = self._waiting.get(message.id)
             if proposal is not None:
                 proposal.take(source, message)

@@ -9,6 +9,7 @@ from sim.checkers.confirmed import Confirmed
 from sim.checkers.convergence import Convergence
 from sim.checkers.durability import Durability
 from sim.checkers.evidence import NoFalseAccusation
+from sim.checkers.exactness import Exactness
 from sim.checkers.floors import Floors
 from sim.checkers.freshness import Freshness
 from sim.checkers.instep import InStep
@@ -47,6 +48,7 @@ ALL: Final[tuple[type[Checker], ...]] = (
     ConvergedKeys,
     InStep,
     Lasting,
+    Exactness,
 )
 
 __all__ = ["ALL", "Checker", "View"]

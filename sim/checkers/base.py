@@ -35,6 +35,8 @@ class View(Protocol):
     reachable: bool
     #: Nodes compare themselves with their peers, and had room for all that they found.
     compares: bool
+    #: No node ever starts without its stored state.
+    keeps_state: bool
     #: Nothing happens that excuses the loss of what was acknowledged.
     lossless: bool
     op_time_us: int
@@ -59,7 +61,7 @@ class Checker:
     """The base: does nothing. Subclasses override what they need to hear; what they do not override costs nothing."""
 
     name = ""
-    #: Whose operations it hears of: "registers", "keys" (with fields), or "" for all.
+    #: Whose operations it hears of: "registers", "keys" (with fields), "exact" (compare-and-set), or "" for all.
     about = "registers"
 
     def __init__(self, view: View) -> None:
@@ -74,6 +76,9 @@ class Checker:
     def signed(self, header: bytes, ops: list[Op]) -> None:
         """A correct client asked for promises for a header of a key with fields; of `ops`, the last is the one whose
         value it has, and without any it is a base that the core makes by itself."""
+
+    def balloted(self, node: NodeProcess, request: m.Vote | m.Lock, reply: m.BallotReply) -> None:
+        """A correct node answered a vote or a lock."""
 
     def asked(self, request: m.Prepare) -> None:
         """A correct client asked for promises: it signed these headers."""

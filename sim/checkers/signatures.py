@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from quorumcache.core import messages as m
-from quorumcache.core.evidence import Witnessed, retracts
+from quorumcache.core.evidence import Witnessed, may_witness, retracts
 from quorumcache.core.model import header_slot
 from quorumcache.core.noticing import statement_of
 from quorumcache.core.types.base import is_base_slot
@@ -56,7 +56,7 @@ class NoProofPossible(Checker):
         # A node that was started anew speaks for itself alone.
         incarnation = node.restart_count
         for slot in slots:
-            if is_base_slot(slot):
+            if is_base_slot(slot) and may_witness(node.configuration, slot):
                 now = statement_of(node.node, slot, b"", 0)
                 name = (node.index, incarnation, slot)
                 before = self.held.get(name)

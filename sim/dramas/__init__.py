@@ -1,8 +1,8 @@
 """Dramas: scripted situations in which rules matter that random schedules hardly ever test.
 
 Who crashes when, which messages wait where, who writes, what the liars say: the order is the script's, all times, nodes
-and choices are the seed's. By what they are about: recovery.py, clocks.py, keyed.py. What a script can do is in
-stage.py.
+and choices are the seed's. By what they are about: recovery.py, clocks.py, keyed.py, exact.py. What a script can do is
+in stage.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from sim.dramas import clocks, keyed, recovery
+from sim.dramas import clocks, exact, keyed, recovery
 from sim.dramas.stage import Stage
 
 #: A drama's acts: each `yield` is a wait, in microseconds.
@@ -26,14 +26,18 @@ DRAMAS: Final[dict[str, Drama]] = {
     "totals_to_come": keyed.totals_to_come,
     "deletion_undone": keyed.deletion_undone,
     "begun_again": keyed.begun_again,
+    "lock_forgotten": exact.lock_forgotten,
+    "old_ballot": exact.old_ballot,
 }
 
-#: Those that play on a key with fields: of which type.
+#: Those that play on a key with fields, or on one that is written by compare-and-set: of which type.
 TYPES: Final[dict[str, str]] = {
     "part_of_a_key": "map",
     "totals_to_come": "counter",
     "deletion_undone": "map",
     "begun_again": "map",
+    "lock_forgotten": "exact",
+    "old_ballot": "exact",
 }
 
 __all__ = ["DRAMAS", "TYPES", "Drama", "Stage"]

@@ -55,6 +55,8 @@ class Stage:
         for liar in self.liars:
             liar.role = self.role
         self.over = False
+        #: What a drama about compare-and-set begins with: the header of an entry.
+        self.scene = b""
         self._cuts: list[list[tuple[int, int]]] = []
         self._holds: list[tuple[int, int]] = []
 
@@ -112,6 +114,15 @@ class Stage:
         """A client starts an operation on that key: a word of sim/keyed.py."""
         kind, base = self.key
         return client.start_keyed(what, kind, base, phase="faults", lane=LANE, ttl_us=ttl_us)
+
+    @property
+    def exact_slot(self) -> bytes:
+        """The slot of a drama about compare-and-set."""
+        return self.engine.exact_slots[-1]
+
+    def start_exact(self, client: ClientProcess, word: str) -> Op:
+        """A client starts an operation on that slot: a word of sim/exact.py."""
+        return client.start_exact(word, self.exact_slot, phase="faults", lane=LANE)
 
     def ended(self, *ops: Op) -> Iterator[int]:
         """Wait until these ended, or their client crashed."""
@@ -183,12 +194,18 @@ class Stage:
             self.tell("mend", -1, _told(pairs))
         self._cuts.clear()
 
-    def hold(self, kind: type[m.Request] | type[m.Reply], here: Iterable[Process], there: Iterable[Process]) -> None:
-        """Messages of a kind from here to there stay on their way."""
+    def hold(
+        self,
+        kind: type[m.Request] | type[m.Reply],
+        here: Iterable[Process],
+        there: Iterable[Process],
+        *more: type[m.Request] | type[m.Reply],
+    ) -> None:
+        """Messages of a kind, or of `more`, from here to there stay on their way."""
         pairs = _edges(here, there)
         self._holds += pairs
-        self.engine.network.hold(pairs, (kind,))
-        self.tell("hold", -1, f"each {kind.__name__}: {_told(pairs)}")
+        self.engine.network.hold(pairs, (kind, *more))
+        self.tell("hold", -1, f"each {' and '.join(k.__name__ for k in (kind, *more))}: {_told(pairs)}")
 
     def release(self, here: Iterable[Process], there: Iterable[Process]) -> None:
         """What is held from here to there arrives."""
