@@ -14,6 +14,7 @@ from quorumcache.core.config import Configuration, SignedConfiguration, parse_to
 from quorumcache.core.succession import check_successor, signatures_of
 from quorumcache.errors import ConfigurationError
 from quorumcache.wire.keys import SigningKey, verify
+from quorumcache.wire.once import sync_directory, write_once
 
 
 def sign_successor(
@@ -40,29 +41,19 @@ def sign_successor(
 
 
 def _remember(file: Path, digest: bytes) -> None:
-    """Durably note what is about to be signed. A link appears whole or not at all, and never in another's place."""
+    """Durably note what is about to be signed."""
     line = digest.hex() + "\n"
-    draft = file.with_name(f"{secrets.token_hex(8)}.new")
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with draft.open("x", encoding="ascii") as opened:
-            opened.write(line)
-            opened.flush()
-            os.fsync(opened.fileno())
-        try:
-            os.link(draft, file)
-        except FileExistsError:
-            signed = file.read_text(encoding="utf-8", errors="replace")
-            if signed != line:
-                raise ConfigurationError(
-                    f"{file}: this key already signed another successor of the same configuration, "
-                    f"{signed.strip()[:16]!r}; a second one could split the cluster. Find that draft and go on with it."
-                ) from None
-        finally:
-            draft.unlink()
-        _sync_directory(file.parent)
+        if write_once(file, line):
+            return
+        signed = file.read_text(encoding="utf-8", errors="replace")
     except OSError as problem:
         raise ConfigurationError(f"{file}: cannot be written, so nothing was signed: {problem.strerror}.") from None
+    if signed != line:
+        raise ConfigurationError(
+            f"{file}: this key already signed another successor of the same configuration, "
+            f"{signed.strip()[:16]!r}; a second one could split the cluster. Find that draft and go on with it."
+        )
 
 
 def read_draft(file: Path) -> SignedConfiguration:
@@ -86,17 +77,7 @@ def write_draft(file: Path, draft: SignedConfiguration) -> None:
             opened.flush()
             os.fsync(opened.fileno())
         os.replace(fresh, file)
-        _sync_directory(file.parent)
+        sync_directory(file.parent)
     except OSError as problem:
         fresh.unlink(missing_ok=True)
         raise ConfigurationError(f"{file}: cannot be written: {problem.strerror}.") from None
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
