@@ -23,10 +23,11 @@ TOO_MANY: Final = "more others have written since than the latest of them names"
 FORGOTTEN: Final = "what stood there before has been forgotten"
 
 
-def verdict_of(mine: bytes, before: bytes, settled: bytes, gap_us: int) -> str:
-    """What the header `settled`, which is complete, says of the header `mine`, proposed in place of `before` (empty:
-    nothing). `WON`: it is that, or came after it. `LOST`: another came right after `before`, so `mine` never stands.
-    `gap_us` is how much younger than the last ballot of what was forgotten its successor is at least."""
+def verdict_of(mine: bytes, before: bytes, settled: bytes, ballot_us: int, gap_us: int) -> str:
+    """What the header `settled`, which is complete, and certified in a ballot of time `ballot_us`, says of the header
+    `mine`, proposed in place of `before` (empty: nothing). `WON`: it is that, or came after it. `LOST`: another came
+    right after `before`, so `mine` never stands. `gap_us` is how much younger than the last ballot of what was
+    forgotten its successor is at least."""
     lineage = lineage_of(parse_header(settled).metadata)
     names = [_name(settled), *lineage.line]
     if _name(mine) in names:
@@ -35,10 +36,12 @@ def verdict_of(mine: bytes, before: bytes, settled: bytes, gap_us: int) -> str:
         return LOST  # It shows which header came right after `before`.
     if not lineage.is_whole:
         return TOO_MANY
-    # It goes back to one that replaced nothing. Had `mine` been decided, that one would be later by more than the gap;
-    # and the other way round, where `mine` replaces nothing too.
-    apart_us = names[-1][1] - header_time(mine)
-    return LOST if apart_us <= gap_us and (before or apart_us >= -gap_us) else FORGOTTEN
+    # It goes back to one that replaced nothing. Had `mine` been decided before that, it would be earlier by more than
+    # the gap; and later by more than it, had it been decided after, which only what replaces nothing too can be. Of
+    # when that one was decided, its stamp is known, and where it is this very one, a ballot.
+    first_us, mine_us = names[-1][1], header_time(mine)
+    decided_us = first_us if lineage.line else max(first_us, ballot_us)
+    return LOST if first_us - mine_us <= gap_us and (before or mine_us - decided_us <= gap_us) else FORGOTTEN
 
 
 def _name(header: bytes) -> tuple[bytes, int]:

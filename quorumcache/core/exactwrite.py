@@ -237,7 +237,9 @@ class ExactWrite(Machine):
             return
         configuration = self._context.configuration
         gap_us = 2 * configuration.op_time_us + 4 * configuration.max_skew_us
-        verdict = verdict_of(self._mine.header, b"" if before is None else before.header, entry.header, gap_us)
+        replaced = b"" if before is None else before.header
+        ballot_us = stamp_time(entry.certificate.ballot)
+        verdict = verdict_of(self._mine.header, replaced, entry.header, ballot_us, gap_us)
         if verdict == WON:
             self._end(Decided(self._mine.header, self._mine.salted), now_us)
         elif verdict == LOST or not self._is_sent:
@@ -510,7 +512,8 @@ class ExactWrite(Machine):
             self._give_up(now_us, None)
             return
         if self._phase == PAUSE:
-            if self._waits_for_clock and self._above <= self._ballot:
+            is_locked = self._locked is not None and self._locked.ballot >= self._ballot
+            if self._waits_for_clock and self._above <= self._ballot and not is_locked:
                 self._vote(self._ballot, now_us)
             else:
                 self._again(now_us)

@@ -261,14 +261,14 @@ def test_what_a_settled_entry_says() -> None:
     """Client rule 3: a conflict shows which header came right after what was to be replaced."""
     gap_us = 14_000_000
     first, second, third, *_, tenth = line = chain(list(range(10)))
-    assert verdict_of(second, first, second, gap_us) == WON
-    assert verdict_of(second, first, line[8], gap_us) == WON
+    assert verdict_of(second, first, second, 0, gap_us) == WON
+    assert verdict_of(second, first, line[8], 0, gap_us) == WON
     rival = Hand(exact_configuration(), START_US + 1, after=first, value=b"rival").header
     for settled in (second, third, line[8]):
-        assert verdict_of(rival, first, settled, gap_us) == LOST
-    assert verdict_of(rival, first, tenth, gap_us) == TOO_MANY
+        assert verdict_of(rival, first, settled, 0, gap_us) == LOST
+    assert verdict_of(rival, first, tenth, 0, gap_us) == TOO_MANY
     fresh = Hand(exact_configuration(), START_US + 5, value=b"rival").header
-    assert verdict_of(fresh, b"", third, gap_us) == LOST
+    assert verdict_of(fresh, b"", third, 0, gap_us) == LOST
 
 
 @pytest.mark.parametrize(("apart_us", "verdict"), [(0, LOST), (GAP_US, LOST), (GAP_US + 1, FORGOTTEN)])
@@ -276,10 +276,11 @@ def test_a_line_that_begins_anew(apart_us: int, verdict: str) -> None:
     """I2: who forgot did so late, so what begins anew after a decided header is later by more than the gap."""
     first, mine = chain([0, 1])
     anew, after = chain([1 + apart_us, 2 + apart_us])
-    assert verdict_of(mine, first, anew, GAP_US) == verdict
-    assert verdict_of(mine, first, after, GAP_US) == verdict
-    assert verdict_of(chain([1])[0], b"", after, GAP_US) == (WON if not apart_us else verdict)
+    assert verdict_of(mine, first, anew, 0, GAP_US) == verdict
+    assert verdict_of(mine, first, after, 0, GAP_US) == verdict
+    assert verdict_of(chain([1])[0], b"", after, 0, GAP_US) == (WON if not apart_us else verdict)
     if apart_us:
         earlier = chain([1])[0]
-        # For what replaces nothing, either may be the later one.
-        assert verdict_of(anew, b"", earlier, GAP_US) == verdict
+        # For what replaces nothing, either may be the later one; a ballot of the earlier one says that it is not.
+        assert verdict_of(anew, b"", earlier, 0, GAP_US) == verdict
+        assert verdict_of(anew, b"", earlier, START_US + 2, GAP_US) == LOST
