@@ -6,6 +6,7 @@ import argparse
 import time
 from typing import Any
 
+from sim.exactexplorer import EXACT_PLANS, ExactExplorer
 from sim.explorer import PLANS, Bounds, Explorer, Result
 from sim.mutants import applied
 from sim.progress import shown
@@ -39,6 +40,12 @@ def add_parser(commands: Any) -> None:
         parser.add_argument(
             option, type=int, default=default, metavar="N", help=f"{what}: {least} to {most} (default {default})"
         )
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help=f"a slot that is written by compare-and-set; the liar has {len(EXACT_PLANS)} plans, and clients die "
+        "in the middle, in place of evictions",
+    )
     parser.add_argument("--seconds", type=int, metavar="N", help="end the search then, complete or not")
     parser.add_argument("--mutant", help="with this bug in the core")
     parser.set_defaults(do=run)
@@ -63,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             tell(states, f"at {level} deviations")
             return options.seconds is not None and time.perf_counter() - start_s >= options.seconds
 
-        result = Explorer(bounds, told=told).run()
+        result = (ExactExplorer if options.exact else Explorer)(bounds, told=told).run()
     print(_summary(result, time.perf_counter() - start_s))
     if result.violation is not None:
         print(f"\nVIOLATION: {result.violation.text}\n")

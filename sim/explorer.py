@@ -99,11 +99,12 @@ def _verify(public: bytes, message: bytes, signature: bytes) -> bool:
     return _signature(public, message) == signature
 
 
-_NODE_KEYS: Final = [_Secret(f"node {i}") for i in range(4)]
+NODE_KEYS: Final = [_Secret(f"node {i}") for i in range(4)]
 _WRITER_KEYS: Final = [_Secret(f"writer {i}") for i in range(3)]
 
 
-def _configuration() -> Configuration:
+def configuration_of(kind: str = "register") -> Configuration:
+    """Four nodes and one namespace of this type."""
     return Configuration(
         cluster_id="explored",
         epoch=1,
@@ -117,13 +118,13 @@ def _configuration() -> Configuration:
         oldest_epoch=1,
         admins=(_Secret("admin").public,),
         admins_needed=1,
-        nodes=tuple(NodeInfo(i, f"n{i}", key.public, f"127.0.0.1:{i + 1}", "", 1) for i, key in enumerate(_NODE_KEYS)),
-        namespaces=(NamespaceInfo("default", "register", "quorum", ("*",), 1 << 20, 0),),
+        nodes=tuple(NodeInfo(i, f"n{i}", key.public, f"127.0.0.1:{i + 1}", "", 1) for i, key in enumerate(NODE_KEYS)),
+        namespaces=(NamespaceInfo("default", kind, "quorum", ("*",), 1 << 20, 0),),
         writers=tuple(WriterInfo(f"w{i}", key.public, "active") for i, key in enumerate(_WRITER_KEYS)),
     )
 
 
-class _Client:
+class Client:
     """A client and its script: a writer writes once, the reader reads `left` times, one operation after another."""
 
     def __init__(self, core: Coordinator, writes: bool, left: int) -> None:
@@ -136,7 +137,7 @@ class _Client:
 
 
 @dataclass(frozen=True)
-class _Message:
+class Message:
     """A message under way: from client to node (`request`), or back."""
 
     client: int
@@ -146,14 +147,14 @@ class _Message:
 
 
 @dataclass(frozen=True)
-class _State:
+class State:
     """A state: parts are shared between states, and cloned before they change; `marks` are their fingerprints."""
 
     now_us: int
     nodes: tuple[Node, ...]
-    clients: tuple[_Client, ...]
-    queue: tuple[_Message, ...]
-    held: tuple[_Message, ...]
+    clients: tuple[Client, ...]
+    queue: tuple[Message, ...]
+    held: tuple[Message, ...]
     known: tuple[Entry, ...]  # certified entries that the liar has seen
     settled: bytes  # the highest stamp that any ended operation returned
     values: tuple[tuple[bytes, bytes], ...]  # (stamp, value) as read or written
@@ -180,7 +181,7 @@ def _when(stamp: bytes) -> str:
     return f"(+{time_us - START_US} us, writer {number})"
 
 
-class _Broken(Exception):
+class Broken(Exception):
     """An invariant does not hold."""
 
 
@@ -188,10 +189,18 @@ class Explorer:
     """One search. `run` stops at the first violation; `told(states, deviations)` hears of its progress, and ends the
     search where it says True."""
 
-    def __init__(self, bounds: Bounds, *, told: Callable[[int, int], bool] = lambda _states, _level: False) -> None:
+    plans = PLANS
+
+    def __init__(
+        self,
+        bounds: Bounds,
+        *,
+        told: Callable[[int, int], bool] = lambda _states, _level: False,
+        configuration: Configuration | None = None,
+    ) -> None:
         self.bounds = bounds
         self._told = told
-        self._configuration = _configuration()
+        self._configuration = configuration or configuration_of()
         self._verifier = Verifier(_verify, [self._configuration], remembered_max=100_000)
         self._group = self._configuration.shard_groups[0]
 
@@ -200,8 +209,8 @@ class Explorer:
         # Each visited state with the step that led there, to tell the way to a violation.
         came: dict[bytes, tuple[bytes, str]] = {}
         # One stack for each number of deviations: all of those with fewer comes before any with more.
-        stacks: list[list[tuple[_State, bytes, int]]] = [[] for _ in range(self.bounds.deviations + 1)]
-        for plan in PLANS[: self.bounds.plans]:
+        stacks: list[list[tuple[State, bytes, int]]] = [[] for _ in range(self.bounds.deviations + 1)]
+        for plan in self.plans[: self.bounds.plans]:
             first = self._first(plan)
             came[first.mark()] = (b"", "")
             stacks[0].append((first, first.mark(), 0))
@@ -214,7 +223,7 @@ class Explorer:
                 transitions += 1
                 try:
                     following = make()
-                except _Broken as fault:
+                except Broken as fault:
                     steps = (*self._way(came, mark), step)
                     violation = Violation(str(fault), steps)
                     return Result(self.bounds, len(came), transitions, deepest, level, violation)
@@ -236,10 +245,10 @@ class Explorer:
             steps.append(step)
         return steps[::-1]
 
-    def _first(self, plan: tuple[bool, bool, str]) -> _State:
+    def _first(self, plan: tuple[bool, bool, str]) -> State:
         nodes = []
         for i in range(4):
-            node = Node(self._configuration, i, _NODE_KEYS[i].sign, self._verifier, started_us=None)
+            node = Node(self._configuration, i, NODE_KEYS[i].sign, self._verifier, started_us=None)
             nodes.append(node)
         clients = []
         for i in range(self.bounds.writers + 1):
@@ -254,17 +263,17 @@ class Explorer:
                 first_id=i * 1000,
                 guess_us=0,
             )
-            clients.append(_Client(core, writes, 1 if writes else self.bounds.reads))
+            clients.append(Client(core, writes, 1 if writes else self.bounds.reads))
         parts = (*nodes, *clients)
         b = self.bounds
-        return _State(
+        return State(
             START_US, tuple(nodes), tuple(clients), (), (), (), b"", (),
             b.deviations, b.restarts, b.evictions, b.ticks, b.releases, plan, tuple(fingerprint(p) for p in parts),
         )  # fmt: skip
 
     # --- steps ---
 
-    def _steps(self, state: _State) -> Iterator[tuple[str, Any]]:
+    def _steps(self, state: State) -> Iterator[tuple[str, Any]]:
         busy = bool(state.queue)
         odd = replace(state, deviations=state.deviations - 1) if state.deviations else None
         begun = odd if busy else state
@@ -290,7 +299,7 @@ class Explorer:
         if not busy and odd is not None:
             yield from self._faults(odd)
 
-    def _faults(self, state: _State) -> Iterator[tuple[str, Any]]:
+    def _faults(self, state: State) -> Iterator[tuple[str, Any]]:
         for i in range(LIAR):
             if state.restarts:
                 yield f"node {i} restarts without state", lambda i=i: self._restart(state, i)
@@ -300,13 +309,13 @@ class Explorer:
                 for entry in state.known:
                     yield f"the liar commits a hoarded entry at node {i}", lambda i=i, e=entry: self._hoard(state, i, e)
 
-    def _name(self, message: _Message) -> str:
+    def _name(self, message: Message) -> str:
         kind = type(message.body).__name__
         if isinstance(message.body, m.Request):
             return f"{kind} of client {message.client} to node {message.node}"
         return f"{kind} of node {message.node} to client {message.client}"
 
-    def _deliveries(self, state: _State, message: _Message, prefix: str) -> Iterator[tuple[str, Any]]:
+    def _deliveries(self, state: State, message: Message, prefix: str) -> Iterator[tuple[str, Any]]:
         name = prefix + self._name(message)
         if not isinstance(message.body, m.Request):
             yield name, lambda: self._reply_arrives(state, message)
@@ -315,31 +324,38 @@ class Explorer:
         else:
             yield name, lambda: self._request_arrives(state, message)
 
-    def _begin(self, state: _State, i: int) -> _State:
+    def _begin(self, state: State, i: int) -> State:
         client = clone(state.clients[i])
         client.left -= 1
         client.busy = True
         client.least = state.settled
+        self._queue(client, i)
+        client.core.flush(state.now_us)
+        return self._with_client(state, i, client)
+
+    def _queue(self, client: Client, i: int) -> None:
         if client.writes:
             client.core.write(SLOT, PUT, b"value %d" % i, 0, i)
         else:
             client.core.read(SLOT, i)
-        client.core.flush(state.now_us)
-        return self._with_client(state, i, client)
 
-    def _request_arrives(self, state: _State, message: _Message) -> _State:
+    def _request_arrives(self, state: State, message: Message) -> State:
         node = clone(state.nodes[message.node])
         reply = node.handle(message.body, state.now_us)
-        state = self._with_node(state, message.node, node)
+        state = self._answered(self._with_node(state, message.node, node), message, reply)
         return replace(state, queue=(*state.queue, self._message(message.client, message.node, reply)))
 
-    def _reply_arrives(self, state: _State, message: _Message) -> _State:
+    def _answered(self, state: State, message: Message, reply: m.Reply) -> State:
+        """A correct node answered: what it signed may break an invariant."""
+        return state
+
+    def _reply_arrives(self, state: State, message: Message) -> State:
         client = clone(state.clients[message.client])
         client.core.receive(message.node, message.body, state.now_us)
         client.core.flush(state.now_us)
         return self._with_client(state, message.client, client)
 
-    def _tick(self, state: _State) -> _State:
+    def _tick(self, state: State) -> State:
         deadline_us = self._deadline(state)
         assert deadline_us is not None
         state = replace(state, now_us=max(deadline_us, state.now_us), ticks=state.ticks - 1)
@@ -352,16 +368,16 @@ class Explorer:
                 state = self._with_client(state, i, client)
         return state
 
-    def _restart(self, state: _State, i: int) -> _State:
-        node = Node(self._configuration, i, _NODE_KEYS[i].sign, self._verifier, started_us=state.now_us)
+    def _restart(self, state: State, i: int) -> State:
+        node = Node(self._configuration, i, NODE_KEYS[i].sign, self._verifier, started_us=state.now_us)
         return replace(self._with_node(state, i, node), restarts=state.restarts - 1)
 
-    def _evict(self, state: _State, i: int) -> _State:
+    def _evict(self, state: State, i: int) -> State:
         node = clone(state.nodes[i])
         node.slots.drop(SLOT)
         return replace(self._with_node(state, i, node), evictions=state.evictions - 1)
 
-    def _hoard(self, state: _State, i: int, entry: Entry) -> _State:
+    def _hoard(self, state: State, i: int, entry: Entry) -> State:
         node = clone(state.nodes[i])
         item = m.Item(entry.position, entry.header, entry.salted, entry.path)
         bundle = m.Bundle(entry.certificate, b"", [item])
@@ -370,7 +386,7 @@ class Explorer:
 
     # --- the liar ---
 
-    def _lie(self, state: _State, request: m.Request) -> m.Reply | None:
+    def _lie(self, state: State, request: m.Request) -> m.Reply | None:
         """What the Byzantine node says, by its plan: it knows the entries it was sent, and signs with its own key."""
         now_us = state.now_us
         grants, confirms, reads = state.plan
@@ -379,7 +395,7 @@ class Explorer:
             root = root_of(b"".join(digest_of(raw) for raw in request.headers))
             bitmap = full_bitmap(count)
             signed = grant_string(self._configuration.digest, request.group, root, bitmap)
-            signature = _NODE_KEYS[LIAR].sign(signed)
+            signature = NODE_KEYS[LIAR].sign(signed)
             return m.PrepareReply(request.id, now_us, bitmap, signature, []) if grants else None
         if isinstance(request, m.Commit):
             count = sum(len(bundle.items) for bundle in request.bundles)
@@ -398,7 +414,7 @@ class Explorer:
         floor_us = HIGH_FLOOR_US if reads == "absent, high floor" else 0
         return m.ReadFullReply(request.id, now_us, [m.FullAnswer(entry, floor_us)])
 
-    def _liar_answers(self, state: _State, message: _Message, reply: m.Reply | None) -> _State:
+    def _liar_answers(self, state: State, message: Message, reply: m.Reply | None) -> State:
         request = message.body
         known = {entry.header: entry for entry in state.known}
         if isinstance(request, m.Commit):
@@ -414,16 +430,16 @@ class Explorer:
 
     # --- parts ---
 
-    def _message(self, client: int, node: int, body: Any) -> _Message:
+    def _message(self, client: int, node: int, body: Any) -> Message:
         mark = fingerprint((client, node, body))
-        return _Message(client, node, body, mark)
+        return Message(client, node, body, mark)
 
-    def _with_node(self, state: _State, i: int, node: Node) -> _State:
+    def _with_node(self, state: State, i: int, node: Node) -> State:
         nodes = (*state.nodes[:i], node, *state.nodes[i + 1 :])
         marks = (*state.marks[:i], fingerprint(node), *state.marks[i + 1 :])
         return replace(state, nodes=nodes, marks=marks)
 
-    def _with_client(self, state: _State, i: int, client: _Client) -> _State:
+    def _with_client(self, state: State, i: int, client: Client) -> State:
         sent = [self._message(i, node, request) for nodes, request in client.core.outbox for node in nodes]
         client.core.outbox = []
         ended, client.core.done = client.core.done, []
@@ -436,7 +452,7 @@ class Explorer:
         marks = (*state.marks[:at], fingerprint(client), *state.marks[at + 1 :])
         return replace(state, clients=clients, marks=marks, queue=(*state.queue, *sent))
 
-    def _judge(self, state: _State, client: _Client, outcome: Outcome) -> _State:
+    def _judge(self, state: State, client: Client, outcome: Outcome) -> State:
         """Protocol 5.2 and 5.3, at the end of an operation."""
         if isinstance(outcome, Written):
             # One that was overtaken is ordered below what it completed; its own stamp is no bound for readers.
@@ -446,9 +462,9 @@ class Explorer:
             value = outcome.salted[16:]
             for known_stamp, known_value in state.values:
                 if known_stamp == stamp and known_value != value:
-                    raise _Broken("two values were read under one stamp")
+                    raise Broken("two values were read under one stamp")
             if stamp < client.least:
-                raise _Broken(
+                raise Broken(
                     f"a read returned what was written at {_when(stamp)}, older than what an operation that had ended "
                     f"before it returned, at {_when(client.least)}"
                 )
@@ -457,6 +473,6 @@ class Explorer:
         assert not isinstance(outcome, Missed) or outcome.vouchers >= 0
         return state
 
-    def _deadline(self, state: _State) -> int | None:
+    def _deadline(self, state: State) -> int | None:
         due = [c.core.deadline_us for c in state.clients if c.core.deadline_us is not None]
         return min(due, default=None)
