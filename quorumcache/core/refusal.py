@@ -36,6 +36,7 @@ class PendingWrite:
         "first_bound_us",
         "kind",
         "metadata",
+        "newer",
         "on_end",
         "seal",
         "slot",
@@ -74,6 +75,8 @@ class PendingWrite:
         self.begins = False
         #: Whether it is a tombstone of the client's own making, that a key may begin anew: another's will do.
         self.wipes = False
+        #: In mode primary: which nodes said that something newer is there, and how often; None: none yet.
+        self.newer: dict[int, int] | None = None
         #: Called when it ended, beside what is done with its tokens.
         self.on_end: Callable[[PendingWrite, Outcome], None] | None = None
         #: Why the last attempt was refused, for the error.

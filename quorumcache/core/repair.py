@@ -221,14 +221,19 @@ class Recovery:
 
     def _recover(self, slot: bytes, reports: list[_PeerReport], now_us: int) -> None:
         node = self.node
-        if slot in node.slots.current:
+        is_primary = node.configuration.is_primary(slot)
+        if slot in node.slots.current and not is_primary:
             return
         found = [report.entries[slot] for report in reports if slot in report.entries]
-        header, entry = max(found, key=lambda pair: pair[0].stamp + pair[0].digest)
-        if node.configuration.is_primary(slot):
-            # Nobody agreed on it: there is nothing that it could contradict.
-            self.recovered_count += node.store(header, self._held(header, entry), now_us) == m.OK
+        if is_primary:
+            # Nobody agreed on it: there is nothing that it could contradict. And what came meanwhile may be older, for
+            # no floor keeps that out; the highest may be one that no rule allows.
+            for header, entry in sorted(found, key=lambda pair: pair[0].stamp + pair[0].digest, reverse=True):
+                if node.store(header, self._held(header, entry), now_us) == m.OK:
+                    self.recovered_count += 1
+                    return
             return
+        header, entry = max(found, key=lambda pair: pair[0].stamp + pair[0].digest)
         if node.configuration.is_revoked(header.writer):
             return  # Nothing, not the next-highest: that may be older than what a quorum completed.
         if any(slot not in report.entries and report.floor_us >= header.time_us for report in reports):

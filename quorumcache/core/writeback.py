@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from quorumcache.core.config import Group
     from quorumcache.core.coordinator import Coordinator
 
+#: A node that said so often to one write that something newer is there may be lying: the next is asked beside it.
+_NEWER_MAX: Final = 2
 #: Values of one request come to about so much; a larger batch is split.
 _BYTES_MAX: Final = m.BATCH_BYTES_MAX
 
@@ -97,7 +99,7 @@ class Direct:
 class _Ordered(Machine):
     """Asks the nodes of a shard in their order, one more for each that does not do."""
 
-    __slots__ = ("_asked", "_context", "_order", "_rejects", "_resend_us", "_useless", "_wait_us")
+    __slots__ = ("_asked", "_context", "_order", "_rejects", "_resend_us", "_silent", "_useless", "_wait_us")
 
     def __init__(self, context: Coordinator, order: tuple[int, ...], end_us: int, now_us: int) -> None:
         # The next in order takes over at once where a session is down, and else when a node is silent.
@@ -107,18 +109,28 @@ class _Ordered(Machine):
         self._order = tuple(sorted(order, key=lambda node: not context.is_reachable(node)))
         self._asked: list[int] = []
         self._useless: set[int] = set()
+        #: Who was silent for too long: nobody waits for it any more, and it may answer yet.
+        self._silent: set[int] = set()
         self._rejects: dict[int, m.Reject] = {}
         self._resend_us = RESEND_US
 
     def _ask_more(self, needed: int) -> None:
-        """Ask further nodes until `needed` of those asked may still do."""
-        while len(self._asked) - len(self._useless) < needed and len(self._asked) < len(self._order):
+        """Ask further nodes until `needed` of those asked may still do, those not counted that were silent for long."""
+        lost = len(self._useless | self._silent)
+        while len(self._asked) - lost < needed and len(self._asked) < len(self._order):
             node = self._order[len(self._asked)]
             self._asked.append(node)
             self._ask(node)
 
     def _ask(self, node: int) -> None:
         raise NotImplementedError
+
+    def _wait(self, now_us: int) -> None:
+        """Sleep until the next in order takes over, or where all were asked, until the silent are asked again."""
+        if len(self._asked) == len(self._order):
+            self._resend_us = min(2 * self._resend_us, RESEND_US_MAX)
+            self._wait_us = self._resend_us
+        self.deadline_us = min(now_us + self._wait_us, self.end_us)
 
     def _group(self) -> Group:
         raise NotImplementedError
@@ -132,7 +144,20 @@ class _Ordered(Machine):
 class PutBatch(_Ordered):
     """Writes of one order: done when `ack` nodes store them. Each node keeps the highest, and forwards what it took."""
 
-    __slots__ = ("_ack", "_ahead", "_denied", "_end", "_id", "_left", "_oks", "_request", "_said", "_stamps", "_writes")
+    __slots__ = (
+        "_ack",
+        "_ahead",
+        "_denied",
+        "_end",
+        "_id",
+        "_left",
+        "_oks",
+        "_patience_us",
+        "_request",
+        "_said",
+        "_stamps",
+        "_writes",
+    )
 
     def __init__(
         self, context: Coordinator, order: tuple[int, ...], ack: int, writes: list[PendingWrite], now_us: int
@@ -144,6 +169,8 @@ class PutBatch(_Ordered):
                 write.deadline_us = now_us + configuration.op_time_us
         super().__init__(context, order, min(write.deadline_us for write in writes), now_us)
         self._ack = ack
+        #: A stamp is at most 3 max_skew ahead of cluster time; by then a correct node is ahead of it.
+        self._patience_us = now_us + 4 * configuration.max_skew_us
         self._writes = writes
         self._left = len(writes)
         self._oks = [0] * len(writes)
@@ -162,7 +189,21 @@ class PutBatch(_Ordered):
             self._id, configuration.digest, group.id, context.writer, signature, headers, salted, False
         )
         context.counts["write_attempts"] += 1
+        # Not counted on: a liar would have a writer go above it again and again.
+        self._useless |= {node for write in writes for node in self._doubted(write)}
         self._ask_more(ack)
+
+    def _doubted(self, write: PendingWrite) -> list[int]:
+        """Who said once too often that something newer is there."""
+        return [node for node, count in (write.newer or {}).items() if count >= _NEWER_MAX]
+
+    def _note_newer(self, write: PendingWrite, node: int) -> None:
+        """A node says that something newer is there."""
+        if write.newer is None:
+            write.newer = {}
+        write.newer[node] = write.newer.get(node, 0) + 1
+        if len(self._doubted(write)) > self._context.configuration.f:
+            write.newer.clear()  # A correct one is among them: there was something newer. From now on, anew.
 
     def _draft(
         self, context: Coordinator, writes: list[PendingWrite], now_us: int
@@ -198,8 +239,9 @@ class PutBatch(_Ordered):
 
     def _ask(self, node: int) -> None:
         request = self._request
-        # The first forwards; so does whoever takes over from a node that did not do.
-        forward = len(self._asked) == 1 or len(self._asked) > self._ack
+        # The first forwards, whenever it is asked; so does whoever takes over from a node that did not do.
+        place = self._asked.index(node)
+        forward = place == 0 or place >= self._ack
         self._context.send(
             (node,),
             m.Put(
@@ -223,10 +265,13 @@ class PutBatch(_Ordered):
             self._useless.add(node)
             failed = self._all_rejected()
             if failed is not None:
-                self._end_all(failed)
+                # One that rejects it now may have stored it when it was asked first, and a liar at any time.
+                kind = DENIED if failed.kind == DENIED else UNKNOWN
+                self._end_all(Failed(kind, f"{failed.detail}; it may have taken effect"))
                 return
         elif isinstance(reply, m.PutReply) and len(reply.codes) == len(self._writes):
             self._rejects.pop(node, None)
+            self._silent.discard(node)
             if self._take(node, reply, now_us):
                 self._said.add(node)
         else:
@@ -251,8 +296,11 @@ class PutBatch(_Ordered):
                 self._oks[i] += 1
                 if self._oks[i] >= self._ack:
                     self._done(i, Written(self._stamps[i]))
+            elif code == m.STALE and time_us <= latest_us and node in self._doubted(write):
+                write.trouble = "newer writes of the same key came in between"
             elif code == m.STALE and time_us <= latest_us:
                 # Something newer is there: above it then. That time is a claim; one beyond all clocks is a lie.
+                self._note_newer(write, node)
                 write.time_min_us = max(write.time_min_us, time_us + 1)
                 write.trouble = "newer writes of the same key came in between"
                 self._end[i] = 1
@@ -302,19 +350,20 @@ class PutBatch(_Ordered):
                 f"{got} of the {len(self._asked)} nodes asked answered, {self._ack} have to store it; "
                 "it may have taken effect"
             )
-            self._end_all(Failed(UNKNOWN if len(self._useless) < len(self._order) else UNAVAILABLE, detail))
+            self._end_all(Failed(UNKNOWN, detail))
             return
-        silent = 0
         for node in self._asked:
             if node in self._ahead:
                 self._ask(node)
+                if now_us >= self._patience_us:
+                    self._silent.add(node)  # No correct clock is so far behind.
             elif node not in self._said and is_worth_asking_again(node, self._rejects):
-                silent += 1
+                self._silent.add(node)
                 self._ask(node)
-        self._ask_more(self._ack + silent)
-        self._resend_us = min(2 * self._resend_us, RESEND_US_MAX)
-        wait_us = AHEAD_POLL_US if self._ahead else self._resend_us
-        self.deadline_us = min(now_us + wait_us, self.end_us)
+        self._ask_more(self._ack)
+        self._wait(now_us)
+        if self._ahead:
+            self.deadline_us = min(self.deadline_us, now_us + AHEAD_POLL_US)
 
 
 class GetBatch(_Ordered):
@@ -453,10 +502,10 @@ class GetBatch(_Ordered):
             self._end_all(Failed(UNAVAILABLE, f"none of the {len(self._asked)} nodes asked answered in time"))
             return
         if len(self._asked) < len(self._order):
-            self._ask_more(len(self._asked) - len(self._useless) + 1)
+            self._silent.update(self._asked)
+            self._ask_more(1)
         else:
             for node in self._asked:
                 if node not in self._useless and is_worth_asking_again(node, self._rejects):
                     self._ask(node)
-        self._resend_us = min(2 * self._resend_us, RESEND_US_MAX)
-        self.deadline_us = min(now_us + self._resend_us, self.end_us)
+        self._wait(now_us)

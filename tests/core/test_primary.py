@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from quorumcache.core import messages as m
 from quorumcache.core import primary
 from quorumcache.core.config import Configuration, NamespaceInfo
-from quorumcache.core.model import Certificate, Entry, Malformed
+from quorumcache.core.model import Certificate, Entry, Malformed, parse_header
 from quorumcache.core.node import Node
 from quorumcache.core.outcome import DENIED, UNKNOWN, Failed, Found, Missed, Written
+from quorumcache.core.repair import Recovery
 from quorumcache.errors import ConfigurationError
 from tests.cluster import Client, Cluster, configuration_of, key_of, slot
 from tests.making import Draft
@@ -143,6 +144,43 @@ def test_what_a_node_lost_with_its_state_is_read_from_the_next() -> None:
     assert found(client.get("k")) == b"v"
     # Nobody has anything: that is a miss, though one node has not recovered yet.
     assert isinstance(client.get("other"), Missed)
+
+
+def test_recovery_goes_above_what_came_meanwhile_and_past_what_no_rule_allows() -> None:
+    """Protocol 10: floors do not count, so what a liar forwards to a node that recovers may be older."""
+    cluster = clustered()
+    client = cluster.client()
+    old = Draft(cluster.configuration, "w3").put("k", b"old", at_us=cluster.now_us)
+    cluster.advance(1000)
+    client.set("k", b"new")
+    forward(cluster)
+    cluster.start(0)
+    node = cluster.nodes[0]
+    node.handle(m.Forward(1, cluster.configuration.digest, [bundle_of(signed_entry(old))]), cluster.now_us)
+    assert value_at(node, "k") == b"old"
+    recovery = Recovery(node, cluster.now_us, first_id=1)
+    cluster.advance(11 * S)
+    ahead = Draft(cluster.configuration, "w3").put("k", b"ahead", at_us=cluster.now_us + 3600 * S)
+
+    def shows_ahead(request: m.Request, reply: m.Reply) -> m.Reply:
+        if not isinstance(reply, m.ReportReply) or not reply.entries:
+            return reply
+        return msgspec.structs.replace(reply, entries=[signed_entry(ahead)])
+
+    cluster.lies[1] = shows_ahead
+    for _ in range(200):
+        recovery.wake(cluster.now_us)
+        outbox, recovery.outbox = recovery.outbox, []
+        for peers, request in outbox:
+            for peer in peers:
+                reply = cluster.answer(peer, request)
+                assert reply is not None
+                recovery.receive(peer, reply, cluster.now_us)
+        if recovery.finished:
+            break
+        cluster.advance(1000)
+    assert recovery.finished
+    assert value_at(node, "k") == b"new"
 
 
 def test_a_write_below_what_is_there_goes_above_it() -> None:
@@ -301,6 +339,70 @@ def test_one_node_alone_cannot_deny() -> None:
     token = client.write("k", b"v")
     assert isinstance(finish(client, token), Written)
     assert value_at(cluster.nodes[order[1]], "k") == b"v"
+
+
+def saying(code: int, times: Any = None) -> Any:
+    """A liar that answers each put with a code, and a time for each stamp."""
+
+    def lie(request: m.Request, reply: m.Reply) -> m.Reply:
+        if not isinstance(request, m.Put) or not isinstance(reply, m.PutReply):
+            return reply
+        said = [times(parse_header(raw).time_us) if times else 0 for raw in request.headers]
+        return m.PutReply(reply.id, reply.clock_us, bytes([code]) * len(said), said, "no")
+
+    return lie
+
+
+@pytest.mark.parametrize(
+    "lie", [saying(m.STALE, lambda time_us: time_us), saying(m.AHEAD, lambda time_us: time_us - S)]
+)
+def test_a_primary_cannot_keep_a_write_from_ending_by_what_it_says_of_time(lie: Any) -> None:
+    """Protocol 10, put: who says `STALE` twice, or `AHEAD` beyond all clocks, is not waited for."""
+    cluster = clustered()
+    client = cluster.client()
+    order = order_of(cluster, "k")
+    cluster.lies[order[0]] = lie
+    token = client.write("k", b"v")
+    assert isinstance(finish(client, token), Written)
+    assert value_at(cluster.nodes[order[1]], "k") == b"v"
+
+
+def test_the_first_passes_on_a_write_that_it_got_only_when_it_was_asked_again() -> None:
+    """Protocol 10, forward: the first that was asked, whichever of the requests came through."""
+    cluster = clustered(ack=2)
+    client = cluster.client()
+    order = order_of(cluster, "k")
+    cluster.down = {order[0]}
+    token = client.write("k", b"v")
+    client.run()
+    cluster.down = {order[2], order[3]}
+    assert isinstance(finish(client, token), Written)
+    assert cluster.nodes[order[0]].forwarding.lag(cluster.now_us)[order[3]][0] == 1
+
+
+def test_a_write_that_all_rejected_may_have_taken_effect() -> None:
+    """Protocol 10, put: one that rejects it may have stored it, then or before."""
+    cluster = clustered()
+    client = cluster.client()
+    for node in cluster.nodes:
+        cluster.lies[node] = lambda request, reply: m.Reject(reply.id, reply.clock_us, m.BAD_FORM, "so it says")
+    outcome = finish(client, client.write("k", b"v"))
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == UNKNOWN
+
+
+def test_a_read_asks_the_third_at_once_where_the_first_is_silent_and_the_second_behind() -> None:
+    cluster = clustered()
+    client = cluster.client()
+    order = order_of(cluster, "k")
+    client.set("k", b"v")
+    forward(cluster)
+    cluster.down = {order[0]}
+    cluster.lies[order[1]] = lambda request, reply: (
+        m.GetReply(reply.id, reply.clock_us, 1, [], True) if isinstance(reply, m.GetReply) else reply
+    )
+    token = client.read("k")
+    assert found(finish(client, token, within_us=cluster.configuration.grace_us + 20_000)) == b"v"
 
 
 def test_types_with_fields_and_unreachable_acks_are_refused_by_the_configuration() -> None:
