@@ -18,19 +18,21 @@ from quorumcache.core.memory import BATCH_OVERHEAD_BYTES, ENTRY_OVERHEAD_BYTES, 
 from quorumcache.core.model import DELETE, header_slot, slot_of
 from quorumcache.core.node import NodeLimits
 from sim.adversary.conspiracy import Conspiracy
+from sim.adversary.direct import DirectLiar, DirectWriter
 from sim.adversary.nodes import ByzantineNode
 from sim.adversary.writers import ByzantineWriter
 from sim.bounds import large_keys
 from sim.checkers import ALL, Checker
 from sim.checkers.linearizability import Linearizability
 from sim.crypto import Suite
+from sim.direct import NAMESPACE, QUIET_US, end_of
 from sim.dramas import DRAMAS, Stage
 from sim.epochs import activate, revoking
 from sim.exact import EXACT as EXACT_TYPE
 from sim.faults import Faults
 from sim.listing import list_all
 from sim.network import REGIONS, Network, graph_of, places_of
-from sim.plan import EXACT, KEYED, Plan, Step, calm, compares, further, keeps_state, lossless, reachable
+from sim.plan import DIRECT, EXACT, KEYED, Plan, Step, calm, compares, further, keeps_state, lossless, reachable
 from sim.processes import ClientProcess, NodeProcess
 from sim.record import MISS, OK, PENDING, Op, Record, Violation
 from sim.settings import SimConfig
@@ -45,7 +47,7 @@ _KEYED_ENTRIES = 16
 # And for so many more for each key that is written by compare-and-set, of which nothing is evicted.
 _EXACT_ENTRIES = 3
 #: Whose operations checkers hear of.
-ABOUT = ("registers", "keys", "exact")
+ABOUT = ("registers", "keys", "exact", "primary")
 # After the healing, each node has so many rounds with each of the others.
 REPAIR_ROUNDS = 2
 
@@ -66,6 +68,7 @@ class Engine:
         self.compares = compares(plan)
         self.lossless = lossless(plan)
         self.keeps_state = keeps_state(plan)
+        self.features = plan.features
         self.phase = "faults"
         self.healed_us = 0
         self.digest = ""
@@ -76,6 +79,7 @@ class Engine:
         self._names = [
             f"writer {max(0, i - 1) if i == 1 and 'shared_writer' in plan.features else i}" for i in range(count)
         ]
+        self.direct = [slot_of(NAMESPACE, b"key %d" % i) for i in range(plan.direct_keys)]
         self.configuration = self._configuration(suite, evil)
         self.slots = [slot_of(b"sim", b"key %d" % i) for i in range(plan.keys)]
         if plan.drama:
@@ -94,6 +98,7 @@ class Engine:
 
         # Room for one more than is to stay: overwriting an entry takes room for both.
         entries = plan.entries_max + 1 + _KEYED_ENTRIES * bool(plan.types) + _EXACT_ENTRIES * plan.exact
+        entries += 2 * plan.direct_keys
         room = entries * (_ENTRY_BYTES + self.configuration.n * _GRANT_BYTES)
         limits = NodeLimits(
             bytes_max=room if plan.entries_max else 256 << 20,
@@ -126,6 +131,8 @@ class Engine:
             node = self.nodes[i]
             assert isinstance(node, ByzantineNode)
             node.conspire(self.conspiracy, lies, percent)
+            if self.direct:
+                node.direct = DirectLiar(node, self.direct)
         self.clients = [
             ClientProcess(
                 i,
@@ -158,6 +165,7 @@ class Engine:
         ]
         for writer in self.writers:
             writer.exact_slots = self.exact_slots
+        self.direct_writers = [DirectWriter(writer, self.direct) for writer in self.writers if self.direct]
         self.faults = Faults(self)
         self.stage = Stage(self, self.slots[-1]) if plan.drama else None
         self._lanes: dict[tuple[int, int], list[tuple[int, tuple[Any, ...]]]] = {}
@@ -185,6 +193,7 @@ class Engine:
             namespaces=(
                 NamespaceInfo("sim"),
                 *(NamespaceInfo(kind, kind) for kind in sorted({*plan.types, *((EXACT_TYPE,) if plan.exact else ())})),
+                *(NamespaceInfo(NAMESPACE.decode(), mode="primary", ack=plan.direct_ack) for _ in self.direct[:1]),
             ),
             writers=tuple(
                 WriterInfo(name.replace(" ", "-"), suite.key(name).public)
@@ -220,14 +229,17 @@ class Engine:
             return [
                 getattr(c, name)
                 for c in self.checkers
-                if getattr(type(c), name) is not getattr(Checker, name) and c.about in ("", about or c.about)
+                if getattr(type(c), name) is not getattr(Checker, name)
+                and (c.about == (about or c.about) or (not c.about and about != "primary"))
             ]
 
-        #: Of registers, and of keys with fields.
+        #: By whose operations it is.
         self._on_start = {about: overriding("started", about) for about in ABOUT}
         self._on_end = {about: overriding("ended", about) for about in ABOUT}
+        self._on_take = overriding("took")
         self._on_sign = overriding("signed")
         self._on_heal = overriding("healed")
+        self._on_quiet = overriding("quieted")
         self._on_commit = overriding("committed")
         self._on_ballot = overriding("balloted")
         self._on_ask = overriding("asked")
@@ -265,7 +277,7 @@ class Engine:
 
     def ended(self, op: Op) -> None:
         """An operation ended."""
-        if op.outcome == MISS and self.calm:
+        if op.outcome == MISS and self.calm and not op.direct:
             op.proven = self._is_inexcusable(op)
         for hook in self._on_end[about(op)]:
             hook(op)
@@ -297,6 +309,11 @@ class Engine:
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
         """A correct node answered a commit."""
         for hook in self._on_commit:
+            hook(node, request, reply)
+
+    def took(self, node: NodeProcess, request: m.Put, reply: m.PutReply) -> None:
+        """A node answered a put in mode primary."""
+        for hook in self._on_take:
             hook(node, request, reply)
 
     def must_be_whole(self, op: Op) -> bool:
@@ -383,6 +400,10 @@ class Engine:
         client = self.clients[place[0]]
         self._running[place] = len(ops)
         for kind, key, ttl_us, full in ops:
+            if key >= DIRECT:
+                slot = self.direct[(key - DIRECT) % len(self.direct)]
+                client.start(kind, slot, phase="faults", lane=place[1], ttl_us=ttl_us, full=full)
+                continue
             if key >= EXACT:
                 slot = self.exact_slots[(key - EXACT) % len(self.exact_slots)]
                 client.start_exact(kind, slot, phase="faults", lane=place[1], ttl_us=ttl_us)
@@ -414,6 +435,8 @@ class Engine:
         self.faults.end()
         for writer in self.writers:
             writer.stop()
+        for direct_writer in self.direct_writers:
+            direct_writer.stop()
         quiet_us = 2 * self.plan.op_time_us + 4 * self.plan.max_skew_us + 200_000
         if any(node.recovery is not None for node in self.nodes):
             quiet_us += 4 * self.plan.op_time_us
@@ -421,6 +444,10 @@ class Engine:
             quiet_us += 7 * self.plan.op_time_us + 6 * self.plan.max_skew_us
         if "repair" in self.plan.features:
             quiet_us += REPAIR_ROUNDS * len(self.nodes) * (INTERVAL_US + PATIENCE_US)
+        if self.direct:
+            self.world.run_until(self.world.now_us + QUIET_US)
+            for hook in self._on_quiet:
+                hook()
         self.world.run_until(self.world.now_us + quiet_us)
         for hook in self._on_heal:
             hook()
@@ -434,12 +461,13 @@ class Engine:
                 # A node full of what was written just now has no room, and nobody promised that it has.
                 self.world.run_until(self.world.now_us + 3 * self.plan.max_skew_us)
             reader = self.clients[number % len(self.clients)]
-            self._await([reader.start("read", slot, phase="final", full=True)])
+            self.wait_for_all([reader.start("read", slot, phase="final", full=True)])
             for turn in range(2 if able else 0):
                 writer = able[(number + turn) % len(able)]
-                self._await([writer.start("write", slot, phase="final")])
+                self.wait_for_all([writer.start("write", slot, phase="final")])
                 readers = {(number + turn + step) % len(self.clients) for step in (1, 2)}
-                self._await([self.clients[r].start("read", slot, phase="final") for r in sorted(readers)])
+                self.wait_for_all([self.clients[r].start("read", slot, phase="final") for r in sorted(readers)])
+        end_of(self, able)
         list_all(self)
         # A write that begins a key anew takes eight messages one after another: too many for who is far.
         near = [c for c in able if c.number or "far" not in self.plan.features]
@@ -452,16 +480,16 @@ class Engine:
             for number, slot in enumerate(self.exact_slots):
                 for turn, word in enumerate(("set", "swap", "drop", "add")):
                     client = able[(number + turn) % len(able)]
-                    self._await([client.start_exact("read", slot, phase="final")])
-                    self._await([client.start_exact(word, slot, phase="final")])
+                    self.wait_for_all([client.start_exact("read", slot, phase="final")])
+                    self.wait_for_all([client.start_exact(word, slot, phase="final")])
         if len(able) > 1 and not self.plan.promises_max:
             # All at once on one slot: everyone has to get through.
             self.phase = "race"
-            self._await([c.start("write", self.slots[0], phase="race") for c in able])
+            self.wait_for_all([c.start("write", self.slots[0], phase="race") for c in able])
             for kind, base in self.keys:
                 what = {"counter": "add 1", "siblings": "blind"}.get(kind, "put ")
                 texts = [f"{what}{i}" if what == "put " else what for i in range(len(near))]
-                self._await(
+                self.wait_for_all(
                     [c.start_keyed(text, kind, base, phase="race") for c, text in zip(near, texts, strict=True)]
                 )
 
@@ -469,7 +497,7 @@ class Engine:
         """A key: writes, a new time to live, its deletion, a write that begins it anew; and reads after each."""
         kind, base = self.keys[number]
         clients, count = self.clients, len(self.clients)
-        self._await([clients[number % count].start_keyed("read", kind, base, phase="final")])
+        self.wait_for_all([clients[number % count].start_keyed("read", kind, base, phase="final")])
         first = {"counter": "add 2", "siblings": "blind"}.get(kind, "put 1")
         second = {"counter": "add -1", "siblings": "resolve"}.get(kind, "remove 1")
         for turn, what in enumerate((first, second, "touch", "drop", first) if able else ()):
@@ -477,15 +505,15 @@ class Engine:
                 self.world.run_until(self.world.now_us + 3 * self.plan.max_skew_us)
             writer = able[(number + turn) % len(able)]
             if what == "resolve":
-                self._await([writer.start_keyed("read", kind, base, phase="final")])
-            self._await([writer.start_keyed(what, kind, base, phase="final")])
+                self.wait_for_all([writer.start_keyed("read", kind, base, phase="final")])
+            self.wait_for_all([writer.start_keyed(what, kind, base, phase="final")])
             looks = ["read", "get 1" if kind in ("set", "map") else "read"]
             readers = [clients[(number + turn + step) % count] for step in (1, 2)]
-            self._await(
+            self.wait_for_all(
                 [r.start_keyed(look, kind, base, phase="final") for r, look in zip(readers, looks, strict=True)]
             )
 
-    def _await(self, ops: list[Op]) -> None:
+    def wait_for_all(self, ops: list[Op]) -> None:
         self.wait_for(lambda: all(op.outcome != PENDING for op in ops))
 
     def wait_for(self, is_done: Callable[[], bool]) -> None:
@@ -565,6 +593,8 @@ class Engine:
 
 def about(op: Op) -> str:
     """Which checkers hear of an operation."""
+    if op.direct:
+        return "primary"
     return "registers" if not op.type else "exact" if op.type == EXACT_TYPE else "keys"
 
 

@@ -24,6 +24,10 @@ def activate(node: Node, configuration: Configuration) -> None:
     """Have a node that sealed its epoch work under the next one."""
     node.configuration = configuration
     node.slots.configuration = configuration
+    if any(info.mode == "primary" for info in configuration.namespaces):
+        # There rights alone keep a revoked writer out: nobody has to grant its writes. (Of other modes, where nobody
+        # commits what is revoked, runs stay what they were.)
+        node.rights = configuration.rights_table
     node.verifier.chain[configuration.digest] = configuration
     for slot, held in list(node.slots.current.items()):
         if configuration.is_revoked(header_writer(held.header)) and slot in node.slots.current:

@@ -40,7 +40,8 @@ def list_all(engine: Engine) -> None:
 
 def _list_once(engine: Engine, client: ClientProcess, count: int) -> None:
     """List all keys, and have the run fail where the listing breaks its promise."""
-    found = {op.slot: op for op in engine.ops if op.phase == "final" and op.kind == "read" and not op.type}
+    reads = [op for op in engine.ops if op.phase == "final" and op.kind == "read"]
+    found = {op.slot: op for op in reads if not op.type and not op.direct}
     wanted = {slot for slot, op in found.items() if op.outcome == OK and not op.expires_at_us}
     configuration = engine.configuration
     listed: list[bytes] = []

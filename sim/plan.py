@@ -49,8 +49,10 @@ STRETCH: Final = 20_000
 #: The number of the first key with fields, and that of the first one that is written by compare-and-set.
 KEYED: Final = 1000
 EXACT: Final = 2000
+#: The number of the first key in mode primary.
+DIRECT: Final = 3000
 _TYPES_CHANCE: Final = 0.5
-_UPKEEP_CHANCE: Final = {"large": 0.25, "repair": 0.3, "cold": 0.3, "rolling": 0.1, "exact": 0.3}
+_UPKEEP_CHANCE: Final = {"large": 0.25, "repair": 0.3, "cold": 0.3, "rolling": 0.1, "exact": 0.3, "primary": 0.2}
 _TYPES: Final = ("set", "map", "counter", "siblings")
 _FAULTS: Final = ("partition", "one_way", "crash", "wipe", "slow", "clock_step", "client_crash", "ambush")
 _HINDERING: Final = ("loss", "lateness", "partition", "one_way", "crash", "wipe", "slow", "revoke", "ambush", "rolling")
@@ -97,6 +99,9 @@ class Plan(msgspec.Struct, frozen=True):
     types: tuple[str, ...] = ()
     #: How many keys are written by compare-and-set.
     exact: int = 0
+    #: How many keys are in mode primary, and how many nodes a write of theirs has to reach.
+    direct_keys: int = 0
+    direct_ack: int = 1
 
 
 def calm(plan: Plan) -> bool:
@@ -164,6 +169,9 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
             if random.Random(f"{seed} {name} or not").random() < _UPKEEP_CHANCE.get(name, 0.0)
             and not (calm and name in _DISTURBING)
         )
+        if "evict" in features:
+            # Nodes with room for a few entries have none for another namespace's.
+            features = tuple(name for name in features if name != "primary")
         if "revoke" in features or "types" in features:
             # Groups stay as they are (protocol 17); and a plan is about the ones or the others.
             features = tuple(name for name in features if name != "exact")
@@ -226,6 +234,12 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         exact += 1  # The last one, which no step of the plan is about.
     elif drama in TYPES:
         types = (*types, TYPES[drama])
+    direct_keys, direct_ack = 0, 1
+    if "primary" in features:
+        # From a stream of its own, as above.
+        direct = random.Random(f"{seed} primary")
+        direct_keys, direct_ack = direct.choice((1, 3, 6)), direct.randint(1, config.f + 1)
+        steps = _direct(direct, steps, direct_keys, features)
     return Plan(
         features=features,
         topology=topology,
@@ -250,6 +264,8 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         drama=drama,
         types=types,
         exact=exact,
+        direct_keys=direct_keys,
+        direct_ack=direct_ack,
     )
 
 
@@ -334,6 +350,25 @@ def _typed(
             )
             typed_ops.append((kind, KEYED + number, ttl_us, False))
         turned.append((client, lane, wait, tuple(typed_ops)))
+    return tuple(turned)
+
+
+def _direct(draw: random.Random, steps: tuple[Step, ...], keys: int, features: tuple[str, ...]) -> tuple[Step, ...]:
+    """The same moves, part of them about keys in mode primary."""
+    share = draw.choice((0.3, 0.6))
+    turned: list[Step] = []
+    for client, lane, wait, ops in steps:
+        mixed: list[OpPlan] = []
+        for op in ops:
+            if draw.random() >= share:
+                mixed.append(op)
+                continue
+            kind = "read" if op[0] == "read" or op[0].startswith("get") else "write"
+            if kind == "write" and "delete" in features and draw.random() < 0.2:
+                kind = "delete"
+            ttl_us = op[2] if kind == "write" and "expire" in features else 0
+            mixed.append((kind, DIRECT + draw.randrange(keys), ttl_us, draw.random() < 0.2))
+        turned.append((client, lane, wait, tuple(mixed)))
     return tuple(turned)
 
 

@@ -22,6 +22,7 @@ from quorumcache.core.outcome import UNKNOWN, Decided, Failed, Found, Missed, Ou
 from quorumcache.core.repair import Recovery
 from sim import record
 from sim.crypto import Key
+from sim.direct import Forwards
 from sim.disk import LOST_MAX, Disk
 from sim.exact import EXACT, ExactClient
 from sim.keyed import KeyedClient
@@ -58,6 +59,9 @@ class Observer(Protocol):
 
     def balloted(self, node: NodeProcess, request: m.Vote | m.Lock, reply: m.BallotReply) -> None:
         """A correct node answered a vote or a lock."""
+
+    def took(self, node: NodeProcess, request: m.Put, reply: m.PutReply) -> None:
+        """A node answered a put in mode primary."""
 
 
 class NodeProcess:
@@ -96,8 +100,12 @@ class NodeProcess:
         self._random = world.random(f"node {index}")
         self._cold = ColdValues(world.random(f"cold {index}")) if "cold" in features else None
         self._repairs = world.random(f"repair {index}") if "repair" in features else None
+        self._direct = world.random(f"forwards {index}") if "primary" in features else None
         self.repair: Repair | None = None
+        self.forwards: Forwards | None = None
         self.torn = 0
+        #: How often it lost what it had stored.
+        self.lost_count = 0
         self.node = self._make(None)
         self.disk = Disk(self.node.slots)
         self.recovery: Recovery | None = None
@@ -105,6 +113,7 @@ class NodeProcess:
         self.voting: ExactRecovery | None = None
         self.restart_count = 0
         self.begin_repair()
+        self.begin_forwards()
         network.attach(index, self.receive)
         world.at(world.now_us + self._random.randrange(TICK_US), self._tick)
 
@@ -120,6 +129,11 @@ class NodeProcess:
         """Compare with peers from now on, where that is asked for."""
         if self._repairs is not None:
             self.repair = Repair(self.node, self._repairs, self.clock.read_us(), self._ask)
+
+    def begin_forwards(self) -> None:
+        """Pass on what clients write here in mode primary, where there is any."""
+        if self._direct is not None:
+            self.forwards = Forwards(self, self._direct, self._ask)
 
     def _ask(self, peer: int, request: m.Request) -> None:
         self.network.send(self.index, peer, request)
@@ -142,6 +156,8 @@ class NodeProcess:
             if self.repair is not None:
                 self.repair.receive(source, message, self.clock.read_us())
                 self.store()
+            if self.forwards is not None:
+                self.forwards.receive(source, message)
             return
         if self._cold is None:
             reply = self.node.handle(message, self.clock.read_us())
@@ -154,6 +170,10 @@ class NodeProcess:
             self.observer.promised(self, message, reply)  # type: ignore[arg-type]
         elif type(reply) is m.BallotReply:
             self.observer.balloted(self, message, reply)  # type: ignore[arg-type]
+        elif type(reply) is m.PutReply:
+            self.observer.took(self, message, reply)  # type: ignore[arg-type]
+            if self.forwards is not None:
+                self.forwards.soon()
         self.network.send(self.index, source, reply, self.delay_us())
 
     def delay_us(self) -> int:
@@ -174,6 +194,8 @@ class NodeProcess:
             self._pump_votes()
         if self.repair is not None and not self.sealed:
             self.repair.wake(now_us)
+        if self.forwards is not None and not self.sealed:
+            self.forwards.wake()
         self.store()
 
     def store(self) -> None:
@@ -213,6 +235,7 @@ class NodeProcess:
         """Crash, and lose what is stored: all of it, or its last moments, as the choice has it."""
         self.crash()
         self.wiped = True
+        self.lost_count += 1
         draw = random.Random(f"{choice} torn")
         self.torn = draw.choice((0, 1, draw.randint(1, LOST_MAX)))
 
@@ -220,6 +243,7 @@ class NodeProcess:
         """Stop, and lose all of it, as a node without storage does."""
         self.crash()
         self.wiped = True
+        self.lost_count += 1
 
     def crash(self) -> None:
         """Stop: what is in memory is lost, what is stored is not."""
@@ -227,6 +251,8 @@ class NodeProcess:
             self.store()  # Nothing is left to do, but for a liar, which does not do it each time.
             self.down = True
             self.recovery = self.repair = self.voting = None
+            self.recovery = self.repair = None
+            self.forwards = None
             self.record.states.append((self.world.now_us, self.index, "down"))
 
     def trusts_what_is_left(self) -> bool:
@@ -253,6 +279,7 @@ class NodeProcess:
             slots.key_barrier_us = now_us + 2 * self.configuration.max_skew_us
         self.wiped, self.torn = False, 0
         self.begin_repair()
+        self.begin_forwards()
         if any(shard.recovering for shard in self.node.slots.shards):
             self.recovery = Recovery(self.node, now_us, first_id=self._random.getrandbits(62))
         instances = slots.instances
@@ -346,6 +373,7 @@ class ClientProcess:
         number = self.record.op_count
         value = b"%d by %d" % (number, self.number) if kind == "write" else b""
         op = Op(number, self.number, lane, kind, slot, value, phase)
+        op.direct = self.configuration.is_primary(slot)
         op.start_us = self.world.now_us
         self.record.add(op)
         self.open[number] = op

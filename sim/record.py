@@ -77,6 +77,7 @@ class Op:
         "bound",
         "client",
         "detail",
+        "direct",
         "end_us",
         "expires_at_us",
         "fields",
@@ -116,6 +117,8 @@ class Op:
         #: For a miss: nothing happened yet that would excuse one (protocol 5.4).
         self.proven = False
         self.detail = ""
+        #: Of a namespace in mode primary.
+        self.direct = False
         #: Of a key with fields: its type, and the slot of its base; empty for registers.
         self.type = ""
         self.base = b""

@@ -42,6 +42,7 @@ FEATURES: Final = (
     "cold",  # nodes have values on disk, and few of them in memory
     "exact",  # beside registers, keys that are written by compare-and-set alone
     "rolling",  # all nodes lose their memory, one after another, each once those before have recovered
+    "primary",  # beside registers of quorums, keys of a namespace in mode primary
 )
 
 

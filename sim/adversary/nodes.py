@@ -32,6 +32,7 @@ from quorumcache.core.quorum import bitmap_of, full_bitmap
 from quorumcache.core.settle import commit_of
 from sim.adversary import repairs
 from sim.adversary.conspiracy import Conspiracy, Proposal, header_for
+from sim.adversary.direct import DirectLiar
 from sim.adversary.exact import EXACT_LIES
 from sim.adversary.keylies import KEY_LIES
 from sim.adversary.listings import lie_of
@@ -54,6 +55,7 @@ class ByzantineNode(NodeProcess):
         self.lies = lies
         self.percent = percent
         self.role: Role | None = None
+        self.direct: DirectLiar | None = None
         self.late_us = 0
         self.victims = frozenset(i for i in range(64) if self.draw.random() < 0.5)
         self.said: dict[type, list[m.Reply]] = {}
@@ -81,6 +83,9 @@ class ByzantineNode(NodeProcess):
                 self._take_foreign(source, message)
                 return
             super().receive(source, message)
+            return
+        if self.direct is not None and isinstance(message, (m.Put, m.Forward, m.Get)):
+            self.direct.receive(source, message)
             return
         if type(message) is m.Commit:
             self.conspiracy.saw_commit(message)
@@ -301,6 +306,8 @@ def _absent(node: ByzantineNode, source: int, request: m.Request, honest: m.Repl
 
 def _fabricate(node: ByzantineNode, slot: bytes) -> Entry:
     """An entry that nobody certified: some known certificate, a new header, a value of its own making."""
+    if node.direct is not None and node.configuration.is_primary(slot):
+        return node.direct.made_up(slot)
     draw = node.draw
     known = node.conspiracy.entries.get(slot)
     base = (known[-1] if draw.random() < 0.5 else draw.choice(known)) if known else None

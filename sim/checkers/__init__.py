@@ -7,10 +7,16 @@ from typing import Final
 from sim.checkers.base import Checker, View
 from sim.checkers.confirmed import Confirmed
 from sim.checkers.convergence import Convergence
+from sim.checkers.directdurability import DirectDurability
+from sim.checkers.directfreshness import DirectFreshness
+from sim.checkers.directinstep import DirectInStep
+from sim.checkers.directintegrity import DirectIntegrity
+from sim.checkers.directliveness import DirectLiveness
 from sim.checkers.durability import Durability
 from sim.checkers.evidence import NoFalseAccusation
 from sim.checkers.exactness import Exactness
 from sim.checkers.floors import Floors
+from sim.checkers.forwarded import Forwarded
 from sim.checkers.freshness import Freshness
 from sim.checkers.instep import InStep
 from sim.checkers.integrity import Integrity
@@ -49,6 +55,12 @@ ALL: Final[tuple[type[Checker], ...]] = (
     InStep,
     Lasting,
     Exactness,
+    DirectIntegrity,
+    DirectDurability,
+    Forwarded,
+    DirectInStep,
+    DirectFreshness,
+    DirectLiveness,
 )
 
 __all__ = ["ALL", "Checker", "View"]

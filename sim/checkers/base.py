@@ -39,6 +39,10 @@ class View(Protocol):
     keeps_state: bool
     #: Nothing happens that excuses the loss of what was acknowledged.
     lossless: bool
+    #: Correct nodes answer within the grace time throughout, and none loses anything.
+    calm: bool
+    #: What this run has switched on.
+    features: tuple[str, ...]
     op_time_us: int
     max_skew_us: int
 
@@ -61,7 +65,8 @@ class Checker:
     """The base: does nothing. Subclasses override what they need to hear; what they do not override costs nothing."""
 
     name = ""
-    #: Whose operations it hears of: "registers", "keys" (with fields), "exact" (compare-and-set), or "" for all.
+    #: Whose operations it hears of: "registers", "keys" (with fields), "exact" (compare-and-set), "" for all of these,
+    #: or "primary".
     about = "registers"
 
     def __init__(self, view: View) -> None:
@@ -89,8 +94,14 @@ class Checker:
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
         """A correct node answered a commit whose certificates it found valid."""
 
+    def took(self, node: NodeProcess, request: m.Put, reply: m.PutReply) -> None:
+        """A node, correct or not, answered a put in mode primary; a liar's reply is what an honest one would be."""
+
     def forgetting(self, leaving: list[Op]) -> None:
         """A long run forgets these operations, which still are in the view: judge now what needs them."""
+
+    def quieted(self) -> None:
+        """Faults have ended for a while, and there is time yet until `healed`. Where there is mode primary only."""
 
     def healed(self) -> None:
         """Faults have ended, and whatever they began."""

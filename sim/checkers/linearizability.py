@@ -185,8 +185,8 @@ class Linearizability(Checker):
         """All slots, in the order in which they first occur."""
         slots: dict[bytes, list[Op]] = {}
         for op in self.view.ops:
-            if op.type:
-                continue  # Keys with fields have checkers of their own.
+            if op.type or op.direct:
+                continue  # Keys with fields, and those in mode primary, have checkers of their own.
             slots.setdefault(op.slot, []).append(op)
         for slot, ops in slots.items():
             history, simple = history_of(ops, misses=slot not in self._deleted)
