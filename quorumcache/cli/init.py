@@ -84,8 +84,8 @@ def init(
     namespaces: Annotated[
         str,
         typer.Option(
-            help="Namespaces: name, or name:type (register, counter, set, map, siblings), or name=writer+writer or "
-            "name:type=writer+writer to let only these write."
+            help="Namespaces: name, or name:type (register, counter, set, map, siblings, exact), or "
+            "name=writer+writer or name:type=writer+writer to let only these write."
         ),
     ] = "default,counters:counter,sets:set,maps:map,siblings:siblings",
     encrypt: Annotated[

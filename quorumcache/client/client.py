@@ -16,6 +16,7 @@ from quorumcache.client.collections.methods import Handles
 from quorumcache.client.computing import Computing
 from quorumcache.client.engine import Engine
 from quorumcache.client.envelope import MAGIC, STALE, parse, touched
+from quorumcache.client.exact import ExactMethods
 from quorumcache.client.listing import Lists
 from quorumcache.client.operations import Key, Operations
 from quorumcache.client.serializers import Serializer, serializer_of
@@ -54,7 +55,7 @@ def load_cluster(cluster: str | os.PathLike[str] | SignedConfiguration) -> Signe
     return cluster
 
 
-class Client(Operations, Handles, Lists, Watches, Computing):
+class Client(Operations, Handles, Lists, Watches, Computing, ExactMethods):
     """A client of a cluster, for asyncio.
 
     Open it with `await Client.connect(...)` and close it with `await client.close()`, or use it in `async with`:

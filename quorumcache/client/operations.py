@@ -13,10 +13,12 @@ from typing import Any, Final
 from quorumcache.client.bulk import Many, Part, error_of
 from quorumcache.client.engine import Engine, now_us
 from quorumcache.client.envelope import escape
+from quorumcache.client.exact import write_of, written
 from quorumcache.client.serializers import Serializer
 from quorumcache.client.vault import DataKeysSource, Vault, vault_for
 from quorumcache.client.views import Options
 from quorumcache.core.config import Configuration, SignedConfiguration
+from quorumcache.core.config_model import EXACT
 from quorumcache.core.model import (
     KEY_BYTES_MAX,
     TIME_US_MAX,
@@ -64,7 +66,8 @@ class Operations:
         more = Vault.bytes_more if self._vault is not None else 0
         self._value_bytes_max = min(limit or VALUE_BYTES_MAX, VALUE_BYTES_MAX) - more
         self._type = info.type if info is not None else "register"
-        if self._type != "register":
+        self._is_exact = self._type == EXACT
+        if self._type not in ("register", EXACT):
             self._slot = self._no_slot  # type: ignore[method-assign, attr-defined]
         self._ttl_s_max = info.ttl_s_max if info is not None else 0
         self._serializer = serializer
@@ -98,9 +101,12 @@ class Operations:
         if not engine.admit():
             await engine.admitted()
         future: asyncio.Future[Outcome] = engine.loop.create_future()
-        engine.core.write(slot, kind, value, expires_at_us, future, seal=self._seal)
+        if self._is_exact:
+            engine.core.exact(slot, write_of(kind, value, expires_at_us), future)
+        else:
+            engine.core.write(slot, kind, value, expires_at_us, future, seal=self._seal)
         engine.kick()
-        return await future
+        return written(await future) if self._is_exact else await future
 
     async def _many(
         self, slots: list[bytes], writes: list[tuple[bytes, int, int]] | None, part: type[Part] = Part
@@ -123,12 +129,16 @@ class Operations:
                     await engine.admitted()
                 if writes is None:
                     core.read(slot, part(many, i))
+                elif self._is_exact:
+                    value, kind, expires_at_us = writes[i]
+                    core.exact(slot, write_of(kind, value, expires_at_us), part(many, i))
                 else:
                     value, kind, expires_at_us = writes[i]
                     core.write(slot, kind, value, expires_at_us, Part(many, i), seal=self._seal)
         finally:
             engine.kick()
-        return await many.future
+        outcomes = await many.future
+        return list(map(written, outcomes)) if self._is_exact and writes is not None else outcomes
 
     def _base_slot(self, key: Key) -> bytes:
         return Operations._slot(self, key)

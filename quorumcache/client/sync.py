@@ -18,6 +18,7 @@ from quorumcache.client.listing import LIMIT, Page
 from quorumcache.client.operations import Key
 from quorumcache.client.serializers import Serializer
 from quorumcache.client.sync_computed import SyncComputing
+from quorumcache.client.sync_exact import SyncExactMethods
 from quorumcache.client.vault import DataKeysSource
 from quorumcache.client.watching import INTERVAL_S, SyncWatch
 from quorumcache.core.config import Configuration, SignedConfiguration
@@ -28,7 +29,7 @@ from quorumcache.wire.keys import SigningKey
 T = TypeVar("T")
 
 
-class SyncClient(SyncComputing):
+class SyncClient(SyncComputing, SyncExactMethods):
     """A blocking client of a cluster; its methods are those of `Client`, and may be called from any thread.
 
     with SyncClient("cluster.toml", key="keys/writer-default.key") as client:
