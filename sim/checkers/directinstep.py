@@ -2,15 +2,17 @@
 same, the highest by stamp and digest, by forwarding and by comparing shards.
 
 What any correct node had when the world was quiet, all of them have some rounds later, or what is higher: a liar may
-show a single node what it alone has at any moment. Excused are tombstones and what expires, which each node lets go of
-by its own clock, nodes without room, and writers that were revoked.
+show a single node what it alone has at any moment. Excused are keys that were deleted and what expires, which each node
+lets go of by its own clock (an old tombstone that a liar shows takes an entry with it), nodes without room, and writers
+that were revoked.
 """
 
 from __future__ import annotations
 
-from quorumcache.core.model import DELETE, header_expires_at
+from quorumcache.core.model import DELETE, header_slot
 from quorumcache.core.slots import Held
 from sim.checkers.base import Checker, View
+from sim.record import Op
 
 
 class DirectInStep(Checker):
@@ -22,6 +24,12 @@ class DirectInStep(Checker):
     def __init__(self, view: View) -> None:
         super().__init__(view)
         self._highest: dict[bytes, Held] = {}
+        self._mortal: set[bytes] = set()
+
+    def started(self, op: Op) -> None:
+        """Note what is deleted, or may expire."""
+        if op.kind == "delete" or (op.kind == "write" and "expire" in self.view.features):
+            self._mortal.add(op.slot)
 
     def quieted(self) -> None:
         """What there is to have."""
@@ -35,8 +43,9 @@ class DirectInStep(Checker):
 
     def healed(self) -> None:
         """Time enough has passed for some rounds with every peer."""
+        self._mortal.update(header_slot(raw) for raw in self.view.evil_headers if raw[2] == DELETE)
         for slot, highest in self._highest.items():
-            if highest.header[2] == DELETE or header_expires_at(highest.header):
+            if slot in self._mortal:
                 continue
             for index in self.view.configuration.group_of(slot).members:
                 node = self.view.nodes[index]
