@@ -61,8 +61,8 @@ def carry(old: Slots, new: Slots, key: bytes, now_us: int, counting: Container[b
     """Fill the empty slots of the next epoch with what the node of `key` may keep of the last one's.
 
     `now_us` is its clock once it holds the seals. `counting`: digests of the configurations whose certificates count in
-    the next epoch. `new` was made as for a start with stored state: floors at 0, nothing recovering. `old` is of no use
-    afterwards, and has all values in memory (ValueError).
+    the next epoch. `new` was made as for a start with stored state: floors at 0, nothing recovering. `old` stays as it
+    is, for reports to those that join, and has all values in memory (ValueError).
 
     1. A shard in which it stays keeps its floor, its open promises, and whether it is recovering.
     2. One that it joins begins with a floor 2 max_skew above its clock of now, and recovering: since it holds the

@@ -1,14 +1,18 @@
-"""Recovery of a node that started without stored state (protocol 7): reports from its group, shard by shard.
+"""Recovery of a node that started without stored state (protocol 7), or that joins a shard's group with a new epoch
+(protocol 9): reports from the group, shard by shard.
 
-A machine like a client's: `outbox` has what to send, `receive` takes reports, `wake` time. Best effort: a shard for
-which too few reports come in time becomes active as it is. It must not know sockets or clocks.
+A machine like a client's: `outbox` has what to send, `receive` takes reports, `wake` time. After a restart best effort:
+a shard for which too few reports come in time becomes active as it is. It must not know sockets or clocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from quorumcache.core import messages as m
+from quorumcache.core.carrying import sources_of
+from quorumcache.core.config import Configuration
 from quorumcache.core.model import Entry, Header, Malformed, stamp_time
 from quorumcache.core.node import Node
 from quorumcache.core.slots import Held, Shard
@@ -49,17 +53,34 @@ class _ShardRecovery:
 
 class Recovery:
     """Recovers all shards of `node` that are recovering, starting 2 op_time after `started_us`: by then, every write
-    that counts an answer given before the restart has ended."""
+    that counts an answer given before the restart has ended.
 
-    def __init__(self, node: Node, started_us: int, *, first_id: int) -> None:
+    `joined`: numbers of shards that it joined with its epoch; these it leaves alone. With `before`, the configuration
+    of the epoch before, it is these that it recovers, and it differs: it starts at once, for answers of two epochs are
+    never counted together; it asks the shard's group of the epoch before, so `outbox` and `receive` have nodes by their
+    places in `before`; and it goes on asking until q of them have reported, for a shard that becomes active with less
+    could vouch for what a complete write replaced.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        started_us: int,
+        *,
+        first_id: int,
+        joined: Collection[int] = (),
+        before: Configuration | None = None,
+    ) -> None:
         self.node = node
         self.outbox: list[tuple[tuple[int, ...], m.Request]] = []
         configuration = node.configuration
-        self._q = configuration.q
+        self._before = before
+        self._asked = configuration if before is None else before
+        self._q = self._asked.q
         self._op_time_us = configuration.op_time_us
         self._waiting: list[Shard] = []
         for shard in reversed(node.slots.shards):
-            if not shard.recovering:
+            if not shard.recovering or (shard.number in joined) == (before is None):
                 continue
             if node.index in configuration.shard_groups[shard.number].members:
                 self._waiting.append(shard)
@@ -68,7 +89,7 @@ class Recovery:
         self._active: dict[int, _ShardRecovery] = {}
         self._routes: dict[int, tuple[int, int]] = {}  # request id -> (shard, peer)
         self._next_id = first_id
-        self._begin_us = started_us + 2 * configuration.op_time_us
+        self._begin_us = started_us + (2 * configuration.op_time_us if before is None else 0)
         self._resend_us = 0
         self.deadline_us = self._begin_us
         self.recovered_count = 0
@@ -95,15 +116,20 @@ class Recovery:
         self.deadline_us = min([self._resend_us, *(active.end_us for active in self._active.values())])
 
     def _advance(self, now_us: int) -> None:
-        configuration = self.node.configuration
         while self._waiting and len(self._active) < SHARDS_AT_ONCE_MAX:
             shard = self._waiting.pop()
-            members = configuration.shard_groups[shard.number].members
-            peers = tuple(peer for peer in members if peer != self.node.index)
+            peers = self._peers_of(shard)
             active = _ShardRecovery(shard, peers, now_us + 2 * self._op_time_us)
             self._active[shard.number] = active
             for peer in peers:
                 self._ask(peer, active)
+
+    def _peers_of(self, shard: Shard) -> tuple[int, ...]:
+        if self._before is None:
+            members = self.node.configuration.shard_groups[shard.number].members
+            return tuple(peer for peer in members if peer != self.node.index)
+        found = [self._before.node_by_key(key) for key in sources_of(self._before, shard.number, self.node.key)]
+        return tuple(info.index for info in found if info is not None)
 
     def _ask(self, peer: int, active: _ShardRecovery) -> None:
         self._next_id = (self._next_id + 1) & ((1 << 63) - 1)
@@ -114,7 +140,7 @@ class Recovery:
     def _send(self, peer: int, request_id: int, active: _ShardRecovery) -> None:
         request = m.Report(
             request_id,
-            self.node.configuration.digest,
+            self._asked.digest,
             active.shard.number,
             active.peers[peer].after,
         )
@@ -141,10 +167,13 @@ class Recovery:
             else:
                 report.complete = True
         complete = sum(r.complete for r in active.peers.values())
-        if complete == len(active.peers) or (complete >= self._q and not any(active.requests.values())):
+        has_enough = complete >= self._q
+        if (complete == len(active.peers) and (has_enough or self._before is None)) or (
+            has_enough and not any(active.requests.values())
+        ):
             self._conclude(active, now_us)
             self._advance(now_us)
-        elif complete >= self._q:
+        elif has_enough:
             # Enough; the rest have a little longer.
             active.end_us = min(active.end_us, now_us + self.node.configuration.grace_us)
             self.deadline_us = min(self.deadline_us, active.end_us)
@@ -217,6 +246,10 @@ class Recovery:
                 self._recover_key(base_slot, [slot for slot in found if slot != base_slot], reports, now_us)
         else:
             self.abandoned_count += 1
+            if self._before is not None:
+                # After the others: nodes that are down or slow now hold up none but the shards that need them.
+                self._waiting.insert(0, active.shard)
+                return
         self.node.slots.activate(active.shard)
 
     def _recover(self, slot: bytes, reports: list[_PeerReport], now_us: int) -> None:

@@ -217,8 +217,15 @@ class Ending:
 def check_movable(successor: Configuration, before: Configuration) -> None:
     """Raise ConfigurationError where the cluster cannot move to `successor` while it runs, though it may follow.
 
-    Exact namespaces: a lock is signed under its epoch, and the next one would not know what it binds.
+    Exact namespaces: a lock is signed under its epoch, and the next one would not know what it binds. Fewer liars, or
+    other shards: then every member joins anew, and nobody is left to ask what was there.
     """
+    if successor.f < before.f or successor.shards != before.shards:
+        raise fault(
+            "f, shards",
+            "with fewer faulty nodes to withstand, or another number of shards, every node begins anew: stop all nodes "
+            "and start them under the new configuration",
+        )
     names = sorted(x.name for x in (*before.namespaces, *successor.namespaces) if x.type == "exact")
     if names:
         raise fault(

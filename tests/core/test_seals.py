@@ -135,6 +135,8 @@ def test_a_node_seals_once_and_remembers_it_first() -> None:
             ),
             "locks is exact",
         ),
+        (signed(amend.successor_of(FIRST, shards=2 * FIRST.shards), *ADMINS[:2]), "every node begins anew"),
+        (signed(amend.successor_of(FIRST, f=0), *ADMINS[:2]), "every node begins anew"),
     ],
 )
 def test_nothing_is_sealed_that_may_not_be_moved_to(wrong: SignedConfiguration, says: str) -> None:
