@@ -42,9 +42,10 @@ check: $(READY)  ## Format, lint, types, import directions. Changes nothing.
 	$(PY) -m mypy --strict quorumcache sim
 	$(VENV)/bin/lint-imports
 
-bench: $(READY)  ## Measure the hot path on this machine, with entries in memory and in SQLite.
+bench: $(READY)  ## Measure the hot path on this machine: in memory, in SQLite, in mode primary.
 	$(PY) bench/hotpath.py $(ARGS)
 	$(PY) bench/hotpath.py --storage sqlite-process $(ARGS)
+	$(PY) bench/hotpath.py --primary 1 $(ARGS)
 
 notebooks: $(READY)  ## Execute the notebooks, to see that they still run.
 	$(PY) -m pytest -q --nbmake --nbmake-timeout=180 notebooks $(ARGS)
