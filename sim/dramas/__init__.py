@@ -20,6 +20,7 @@ DRAMAS: Final[dict[str, Drama]] = {
     "edge_of_the_clock": clocks.edge_of_the_clock,
     "late_for_recovery": recovery.late_for_recovery,
     "answered_then_forgot": recovery.answered_then_forgot,
+    "taken_and_lost": recovery.taken_and_lost,
     "two_reports": recovery.two_reports,
     "revoked_meanwhile": recovery.revoked_meanwhile,
     "part_of_a_key": keyed.part_of_a_key,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from quorumcache.core import messages as m
 from sim.dramas.stage import Stage
+from sim.record import PENDING
 
 
 def late_for_recovery(stage: Stage) -> Iterator[int]:
@@ -58,6 +59,26 @@ def answered_then_forgot(stage: Stage) -> Iterator[int]:
     if stage.chance(0.5):
         yield 4 * stage.op_time_us
         yield from stage.asked_by_others()
+
+
+def taken_and_lost(stage: Stage) -> Iterator[int]:
+    """A node takes an entry from a peer, says that it holds it when the commit comes, and crashes.
+
+    It comes back with what is stored. Were the entry not among that, too few would hold what is complete.
+    """
+    slot, node = stage.slot, stage.forgetful
+    yield from stage.established()
+    before = node.node.slots.current.get(slot)
+    stage.cut(stage.behind, [*stage.keepers, node])
+    stage.hold(m.Commit, [stage.writer], [node, *stage.behind])
+    op = stage.start(stage.writer, "write")
+    while op.outcome == PENDING and node.node.slots.current.get(slot) is before:
+        yield stage.between(1_000, 3_000)
+    stage.release([stage.writer], [node])
+    yield from stage.ended(op)
+    node.crash()
+    node.restart(wipe=False)
+    yield from stage.asked_by_others()
 
 
 def two_reports(stage: Stage) -> Iterator[int]:

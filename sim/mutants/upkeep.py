@@ -159,16 +159,7 @@ def _values_of_another(patches: Patches) -> None:
     patches.wrap(Values, "warm", make)
 
 
-@add(
-    "3, end: what anti-entropy took is as durable as what was committed",
-    features_add=("repair", "crash", "loss", "client_crash"),
-    features_drop=("wipe", "evict", "types"),
-    lies=("stale", "false_ok", "silent"),
-    byzantine_nodes=1,
-    keys=1,
-    shards=1,
-    faults=60,
-)
+@add("3, end: what anti-entropy took is as durable as what was committed", scenario="taken_and_lost")
 def _repair_is_not_journaled(patches: Patches) -> None:
     def make(store: Any) -> Any:
         def mutant(self: AntiEntropy, entry: Any, slot: Any, now_us: int) -> None:
