@@ -150,6 +150,8 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         drama = random.Random(f"{seed} which drama").choice(tuple(DRAMAS))
     if config.features is not None:
         features = tuple(name for name in FEATURES if name in config.features)
+        if "revoke" in features:
+            features = tuple(name for name in features if name != "exact")  # Epochs leave it out (protocol 17).
         calm = not any(name in features for name in _DISTURBING)
     else:
         calm = draw.random() < 0.2

@@ -44,12 +44,17 @@ def _voting(patches: Patches, change: Any) -> None:
     patches.wrap(exact, "vote", make)
 
 
-@add("17, vote rule 4: one header in a ballot, and none below what is promised", fast=True, features_add=_EXACT)
+@add(
+    "17, vote rule 4: one header in a ballot, and none below what is promised",
+    fast=True,
+    features_add=_EXACT,
+    features_drop=("revoke",),
+)
 def _votes_twice(patches: Patches) -> None:
     _voting(patches, lambda instance, request: msgspec.structs.replace(instance, promised=b"", voted=b""))
 
 
-@add("17, vote rule 5: another header is locked here", fast=True, features_add=_EXACT)
+@add("17, vote rule 5: another header is locked here", fast=True, features_add=_EXACT, features_drop=("revoke",))
 def _lock_ignored_in_votes(patches: Patches) -> None:
     def make(vote: Any) -> Any:
         def mutant(node: Node, request: m.Vote, now_us: int, client: Any) -> m.Reply:
@@ -70,7 +75,11 @@ def _lock_ignored_in_votes(patches: Patches) -> None:
     patches.wrap(exact, "vote", make)
 
 
-@add("17, vote rule 5: what unlocks is a lock of a later ballot", features_add=(*_EXACT, "partition"))
+@add(
+    "17, vote rule 5: what unlocks is a lock of a later ballot",
+    features_add=(*_EXACT, "partition"),
+    features_drop=("revoke",),
+)
 def _any_lock_unlocks(patches: Patches) -> None:
     def change(instance: Instance, request: m.Vote) -> Instance:
         if instance.locked is None or not request.lock_ballot:
@@ -80,12 +89,18 @@ def _any_lock_unlocks(patches: Patches) -> None:
     _voting(patches, change)
 
 
-@add("17, vote rule 5: a lock has q votes", features_add=_EXACT, byzantine_nodes=1, byzantine_writers=1)
+@add(
+    "17, vote rule 5: a lock has q votes",
+    features_add=_EXACT,
+    features_drop=("revoke",),
+    byzantine_nodes=1,
+    byzantine_writers=1,
+)
 def _no_check_of_locks(patches: Patches) -> None:
     patches.set(Verifier, "check_votes", lambda self, configuration, group, root, ballot, votes: None)
 
 
-@add("17, lock: none below what is promised", features_add=_EXACT)
+@add("17, lock: none below what is promised", features_add=_EXACT, features_drop=("revoke",))
 def _lock_below_a_promise(patches: Patches) -> None:
     def make(lock: Any) -> Any:
         def mutant(node: Node, request: m.Lock, now_us: int, client: Any) -> m.Reply:
@@ -106,6 +121,7 @@ def _lock_below_a_promise(patches: Patches) -> None:
 @add(
     "17: nothing is prepared in an exact namespace",
     features_add=_EXACT,
+    features_drop=("revoke",),
     byzantine_writers=1,
     schemes=("plain_in_exact",),
 )
@@ -122,7 +138,7 @@ def _prepared_in_exact(patches: Patches) -> None:
     patches.set(Verifier, "check_header", checked)
 
 
-@add("17: an entry is decided by q grants", fast=True, features_add=_EXACT)
+@add("17: an entry is decided by q grants", fast=True, features_add=_EXACT, features_drop=("revoke",))
 def _decided_by_2f(patches: Patches) -> None:
     from quorumcache.core.config_model import Configuration
 
@@ -144,7 +160,7 @@ def _decided_by_2f(patches: Patches) -> None:
     patches.wrap(Verifier, "check_votes", make)
 
 
-@add("17, vote rule 1: `after` is what is current", fast=True, features_add=_EXACT)
+@add("17, vote rule 1: `after` is what is current", fast=True, features_add=_EXACT, features_drop=("revoke",))
 def _kept_after_current_changed(patches: Patches) -> None:
     def make(refused: Any) -> Any:
         def mutant(node: Node, table: Any, request: Any, header: Any, now_us: int) -> Any:
@@ -156,7 +172,7 @@ def _kept_after_current_changed(patches: Patches) -> None:
     patches.wrap(exact, "_refused", make)
 
 
-@add("17, start: silent until it has asked", features_add=(*_EXACT, "wipe", "ambush"))
+@add("17, start: silent until it has asked", features_add=(*_EXACT, "wipe", "ambush"), features_drop=("revoke",))
 def _votes_while_it_recovers(patches: Patches) -> None:
     patches.set(Instances, "is_silent", lambda self, slot: False)
 
@@ -175,7 +191,11 @@ def _recovers_without_locks(patches: Patches) -> None:
     patches.wrap(exactrecovery.ExactRecovery, "_take", make)
 
 
-@add("17, start: not before what was voted for is too old", features_add=(*_EXACT, "wipe", "ambush"))
+@add(
+    "17, start: not before what was voted for is too old",
+    features_add=(*_EXACT, "wipe", "ambush"),
+    features_drop=("revoke",),
+)
 def _recovers_without_waiting(patches: Patches) -> None:
     def make(begin: Any) -> Any:
         def mutant(self: Any, node: Node, started_us: int, *, first_id: int) -> None:
@@ -188,7 +208,11 @@ def _recovers_without_waiting(patches: Patches) -> None:
     patches.wrap(exactrecovery.ExactRecovery, "__init__", make)
 
 
-@add("17, start: entries too come with the locks, not before", features_add=(*_EXACT, "rolling", "ambush"))
+@add(
+    "17, start: entries too come with the locks, not before",
+    features_add=(*_EXACT, "rolling", "ambush"),
+    features_drop=("revoke",),
+)
 def _entries_before_locks(patches: Patches) -> None:
     from quorumcache.core.config_model import Configuration
 
@@ -206,12 +230,20 @@ def _entries_before_locks(patches: Patches) -> None:
     patches.wrap(Recovery, "_conclude", make)
 
 
-@add("17: what is forgotten leaves a floor", features_add=(*_EXACT, "expire", "delete", "lull"))
+@add(
+    "17: what is forgotten leaves a floor",
+    features_add=(*_EXACT, "expire", "delete", "lull"),
+    features_drop=("revoke",),
+)
 def _forgets_without_a_floor(patches: Patches) -> None:
     patches.set(Instances, "forget", lambda self, slot, now_us: self.put(slot, NONE))
 
 
-@add("17: nothing is forgotten before its last ballot is old", features_add=(*_EXACT, "expire", "delete"))
+@add(
+    "17: nothing is forgotten before its last ballot is old",
+    features_add=(*_EXACT, "expire", "delete"),
+    features_drop=("revoke",),
+)
 def _forgets_what_is_young(patches: Patches) -> None:
     patches.set(Instances, "may_forget", lambda self, slot, now_us: True)
 
