@@ -18,7 +18,7 @@ from quorumcache.client.bulk import error_of
 from quorumcache.client.envelope import escape, parse
 from quorumcache.core.exactwrite import Change, Changer
 from quorumcache.core.model import DELETE, PUT, header_expires_at, header_stamp, stamp_time
-from quorumcache.core.outcome import Decided, Found, Outcome, Unchanged, Written
+from quorumcache.core.outcome import UNKNOWN, Decided, Failed, Found, Outcome, Unchanged, Written
 from quorumcache.errors import InvalidValue, Misuse, Unavailable
 
 if TYPE_CHECKING:
@@ -232,7 +232,8 @@ class Lock:
                 self._expires_at_us = expires_at_us
                 self.token = stamp_time(header_stamp(outcome.header))
                 return self.token
-            if not isinstance(outcome, Unchanged):
+            # One that may have taken effect is asked for again: what it took is its own.
+            if not isinstance(outcome, Unchanged) and not (isinstance(outcome, Failed) and outcome.kind == UNKNOWN):
                 raise error_of(outcome)
             if end_s is not None and loop.time() + pause_s > end_s:
                 raise Unavailable(f"the lock was held by others for the {self._wait:g} s that it was waited for")

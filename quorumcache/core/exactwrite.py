@@ -47,6 +47,12 @@ if TYPE_CHECKING:
 #: How long a proposer that was in another's way waits at first, at random up to this, and at most.
 PAUSE_US: Final = 4_000
 PAUSE_US_MAX: Final = 256_000
+#: How often that doubles at most for whoever has lost, and how much of it outlasts a loss: with something under way a
+#: long pause may miss more than lines name.
+_LOSSES_MAX: Final = 5
+_PAUSES_KEPT: Final = 3
+#: No header is made anew in the last eighth of op_time.
+_LAST_PART: Final = 8
 _BITMAP: Final = b"\x01"
 
 READ, VOTE, LOCK, COMMIT, PAUSE = range(5)
@@ -96,6 +102,7 @@ class ExactWrite(Machine):
         "_holders",
         "_is_sent",
         "_locked",
+        "_losses",
         "_mine",
         "_pauses",
         "_phase",
@@ -151,6 +158,7 @@ class ExactWrite(Machine):
         self._quorum_us = 0
         self._resend_at_us = 0
         self._pauses = 0
+        self._losses = 0
         self._attempts = 0
         self._waits_for_clock = False
         self._trouble = "no quorum answered"
@@ -185,7 +193,7 @@ class ExactWrite(Machine):
         configuration = context.configuration
         self._before, self._mine, self._is_sent = entry, None, False
         self._locked = self._way = None
-        self._above, self._pauses = b"", min(self._pauses, 4)
+        self._above, self._pauses = b"", min(self._pauses, _PAUSES_KEPT)
         self._given.clear()
         cluster_us = context.clock.time_us(now_us)
         header, salted = (b"", b"") if entry is None else (entry.header, entry.salted)
@@ -243,8 +251,11 @@ class ExactWrite(Machine):
         if verdict == WON:
             self._end(Decided(self._mine.header, self._mine.salted), now_us)
         elif verdict == LOST or not self._is_sent:
-            # For which this entry is as good a predecessor as any.
-            self._begin(entry, now_us)
+            # This entry is as good a predecessor as any.
+            if entry is self._commit:
+                self._begin(entry, now_us)  # Its own client left it locked: nobody else is at it.
+            else:
+                self._stand_back(now_us)
         else:
             self._end(Failed(UNKNOWN, f"it was sent, and may have taken effect: {verdict}"), now_us)
 
@@ -339,11 +350,30 @@ class ExactWrite(Machine):
         self._pauses = min(self._pauses + 1, 10)
         self.deadline_us = min(now_us + 1 + self._context.random_u64() % most_us, self.end_us)
 
+    def _stand_back(self, now_us: int) -> None:
+        """Others were first, and nothing of this is under way: wait for a while, the longer the more often that was so,
+        and read again. Who begins anew at once comes in the way of whoever is at it, who does the same."""
+        self._mine, self._is_sent = None, False
+        self._losses = min(self._losses + 1, _LOSSES_MAX)
+        self._forget_request()
+        if self.end_us - now_us < self._context.configuration.op_time_us // _LAST_PART:
+            # Better nothing than what ends unknown.
+            self._end(
+                Failed(UNAVAILABLE, "nothing stands of it: others changed the key before, again and again"), now_us
+            )
+            return
+        self._phase = PAUSE
+        self.deadline_us = now_us + 1 + self._context.random_u64() % (PAUSE_US << self._losses)
+
     def _again(self, now_us: int) -> None:
         """A new ballot, above all that was seen, for whatever has the highest lock."""
         context, locked, mine = self._context, self._locked, self._mine
         assert mine is not None
         assert context.writer is not None
+        is_locked = locked is not None and locked.ballot >= self._ballot
+        if self._waits_for_clock and self._above <= self._ballot and not is_locked:
+            self._vote(self._ballot, now_us)
+            return
         self._proposal = mine
         if locked is not None and locked.header != mine.header:
             header = parse_header(locked.header)
@@ -512,9 +542,8 @@ class ExactWrite(Machine):
             self._give_up(now_us, None)
             return
         if self._phase == PAUSE:
-            is_locked = self._locked is not None and self._locked.ballot >= self._ballot
-            if self._waits_for_clock and self._above <= self._ballot and not is_locked:
-                self._vote(self._ballot, now_us)
+            if self._mine is None:
+                self._read(now_us)
             else:
                 self._again(now_us)
             return

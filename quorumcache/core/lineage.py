@@ -1,7 +1,7 @@
 """What an entry of an exact namespace says of those before it (protocol 17): which one it replaces, and its line.
 
 The metadata of its header: `after`, the digest of the entry that it replaces (32 bytes; zeros: nothing was there);
-a byte, 1 where the line goes back to absent; and the line, of up to 8 entries before it, the latest first: the first
+a byte, 1 where the line goes back to absent; and the line, of up to 32 entries before it, the latest first: the first
 16 bytes of the digest, and the stamp's time. Bytes only: it must not know nodes or ballots.
 """
 
@@ -25,8 +25,8 @@ from quorumcache.core.model import (
     stamp_time,
 )
 
-#: How many entries before it a header names.
-LINE_MAX: Final = 8
+#: How many entries before it a header names, 24 bytes each. Whoever more overtake cannot tell whether it was decided.
+LINE_MAX: Final = 32
 #: How much of a digest a line has: finding another header with the same half is out of reach.
 NAME_BYTES: Final = 16
 

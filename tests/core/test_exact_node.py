@@ -105,12 +105,12 @@ def test_what_is_replaced_has_to_be_current() -> None:
 
 def test_lines_have_one_form() -> None:
     header = b""
-    for i in range(12):
+    for i in range(36):
         header = Hand(exact_configuration(), START_US + i, after=header).header
         lineage = lineage_of(successor_of(header))
         assert lineage.after == digest_of(header)
-        assert len(lineage.line) == min(i + 1, 8)
-        assert lineage.is_whole == (i < 8)
+        assert len(lineage.line) == min(i + 1, 32)
+        assert lineage.is_whole == (i < 32)
         assert lineage.line[0] == (digest_of(header)[:16], START_US + i)
     for bad in (b"", FIRST[:-1], FIRST + b"x", bytes(33), successor_of(header)[:-24], b"\x01" + FIRST[1:]):
         with pytest.raises(Malformed):

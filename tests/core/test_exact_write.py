@@ -260,13 +260,13 @@ def chain(at: list[int], after: bytes = b"") -> list[bytes]:
 def test_what_a_settled_entry_says() -> None:
     """Client rule 3: a conflict shows which header came right after what was to be replaced."""
     gap_us = 14_000_000
-    first, second, third, *_, tenth = line = chain(list(range(10)))
+    first, second, third, *_, last = line = chain(list(range(34)))
     assert verdict_of(second, first, second, 0, gap_us) == WON
-    assert verdict_of(second, first, line[8], 0, gap_us) == WON
+    assert verdict_of(second, first, line[32], 0, gap_us) == WON
     rival = Hand(exact_configuration(), START_US + 1, after=first, value=b"rival").header
-    for settled in (second, third, line[8]):
+    for settled in (second, third, line[32]):
         assert verdict_of(rival, first, settled, 0, gap_us) == LOST
-    assert verdict_of(rival, first, tenth, 0, gap_us) == TOO_MANY
+    assert verdict_of(rival, first, last, 0, gap_us) == TOO_MANY
     fresh = Hand(exact_configuration(), START_US + 5, value=b"rival").header
     assert verdict_of(fresh, b"", third, 0, gap_us) == LOST
 
