@@ -477,7 +477,13 @@ class Engine:
         if self.keeps_state and roomy and able and not self.plan.byzantine:
             # Where nobody forgot, nothing is in doubt, and where all answer, one that lags is in nobody's way: whoever
             # comes alone gets through, whatever was left behind.
+            gap_us = 4 * self.plan.op_time_us + 8 * self.plan.max_skew_us
             for number, slot in enumerate(self.exact_slots):
+                first = able[(number + 1) % len(able)].start_exact("set", slot, phase="healing")
+                self.wait_for_all([first])
+                if first.outcome != OK:
+                    # What is dead may be forgotten by some: until the others do so too, which was promised.
+                    self.world.run_until(self.world.now_us + gap_us)
                 for turn, word in enumerate(("set", "swap", "drop", "add")):
                     client = able[(number + turn) % len(able)]
                     self.wait_for_all([client.start_exact("read", slot, phase="final")])

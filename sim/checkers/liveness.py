@@ -39,7 +39,8 @@ class Liveness(Checker):
             self.fail(f"{told(op)} took {took_us / 1000:.1f} ms; {limit_us / 1000:.1f} ms are allowed")
         if self.view.reachable and self._is_inexcusable(op):
             self.fail(f"{told(op)} failed although all correct nodes could be reached")
-        if op.phase in ("final", "race") and op.outcome in (FAILED, UNKNOWN) and not self._is_crowded(op):
+        is_over = op.phase in ("final", "race") and op.outcome in (FAILED, UNKNOWN)
+        if is_over and not self._is_crowded(op) and not self._is_half_forgotten(op):
             self.fail(f"{told(op)} failed although the network had healed and at most f nodes were faulty")
 
     def _is_inexcusable(self, op: Op) -> bool:
@@ -49,6 +50,26 @@ class Liveness(Checker):
         if op.type == "exact":
             return False  # Nobody is promised to come before all others, in the time that there is.
         return op.outcome == UNKNOWN or (op.outcome == FAILED and not any(s in op.detail for s in _EXCUSES))
+
+    def _is_half_forgotten(self, op: Op) -> bool:
+        """Whether some nodes have an entry of an exact namespace whose successor others have forgotten already, so many
+        that there is no quorum for whatever comes next: protocol 17 says so under Liveness."""
+        if op.type != "exact":
+            return False
+        held, absent_us = [], []
+        for number in self.view.configuration.group_of(op.slot).members:
+            process = self.view.nodes[number]
+            if process.is_byzantine or process.node is None:
+                continue
+            entry = process.node.slots.current.get(op.slot)
+            if entry is None:
+                absent_us.append(process.node.slots.shard(op.slot).floor_us)
+            else:
+                held.append(entry)
+        if len({entry.digest for entry in held}) != 1:
+            return False
+        gone = sum(floor_us >= held[0].time_us for floor_us in absent_us)
+        return gone > self.view.configuration.f < len(held)
 
     @staticmethod
     def _is_crowded(op: Op) -> bool:

@@ -222,6 +222,19 @@ def test_a_commit_below_the_floor_is_for_who_knows_it() -> None:
     assert code_of(cluster, hand.commit(), 1) == "OK"
 
 
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_nobody_votes_for_what_follows_an_entry_that_is_about_to_be_forgotten(is_dead: bool) -> None:
+    """What a node forgets: in the last 2 max_skew a vote would keep here what others forget; the dead alone go."""
+    cluster = cluster_of()
+    skew_us = cluster.configuration.max_skew_us
+    made = Hand(cluster.configuration, START_US, expires_at_us=START_US + S if is_dead else 0)
+    for node, before_us, code in ((0, 150_000, "OK"), (1, -50_000, "BUSY" if is_dead else "OK")):
+        cluster.now_us = START_US + GAP_US + LIFE_US - 2 * skew_us - before_us
+        assert code_of(cluster, made.commit(), node) == "OK"
+        next_one = Hand(cluster.configuration, cluster.now_us, after=made.header)
+        assert code_of(cluster, next_one.vote(), node) == code
+
+
 @pytest.mark.parametrize("kind", ["expired", "deleted", "locked"])
 def test_what_is_over_is_forgotten_late_and_leaves_a_floor(kind: str) -> None:
     """What a node forgets: `gap + life` after the slot's latest ballot; the floor rises to now - `life`."""
