@@ -48,21 +48,20 @@ def aimed(config: SimConfig, aim: dict[str, Any], seed: int) -> SimConfig:
 
 
 def hunt_one(name: str, count: int, *, mutated: bool = True) -> Hunted:
-    """Run seeds 0, 1, ... until one catches the mutant; for a mutant with an aim, odd seeds are aimed.
-
-    With `mutated=False` the bug is left out: what the same seeds find then is no mutant's doing.
-    """
+    """Run seeds 0, 1, ... until one catches the mutant, which passes without it; for a mutant with an aim, odd seeds
+    are aimed. With `mutated=False` the bug is left out: what the same seeds find then is no mutant's doing."""
     began = time.perf_counter()
     mutant = MUTANTS[name]
     base = SimConfig()
-    with applied(name if mutated else None):
-        for seed in range(count):
-            is_aimed = bool(mutant.aim) and seed % 2 == 1
-            config = aimed(base, dict(mutant.aim), seed) if is_aimed else base
+    for seed in range(count):
+        is_aimed = bool(mutant.aim) and seed % 2 == 1
+        config = aimed(base, dict(mutant.aim), seed) if is_aimed else base
+        with applied(name if mutated else None):
             found = run(config, seed)
-            if found.violations:
-                first = found.violations[0]
-                return Hunted(name, seed, first.checker, first.text, is_aimed, time.perf_counter() - began)
+        if not found.violations or (mutated and run(config, seed).violations):
+            continue
+        first = found.violations[0]
+        return Hunted(name, seed, first.checker, first.text, is_aimed, time.perf_counter() - began)
     return Hunted(name, count, "", "", False, time.perf_counter() - began)
 
 
