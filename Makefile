@@ -42,10 +42,12 @@ check: $(READY)  ## Format, lint, types, import directions. Changes nothing.
 	$(PY) -m mypy --strict quorumcache sim
 	$(VENV)/bin/lint-imports
 
-bench: $(READY)  ## Measure the hot path on this machine: in memory, in SQLite, in mode primary.
+bench: $(READY)  ## Measure the hot path, many writers of one key, and compare-and-set on this machine: 5 minutes.
 	$(PY) bench/hotpath.py $(ARGS)
 	$(PY) bench/hotpath.py --storage sqlite-process $(ARGS)
 	$(PY) bench/hotpath.py --primary 1 $(ARGS)
+	$(PY) bench/manywriters.py $(ARGS)
+	$(PY) bench/exact.py $(ARGS)
 
 notebooks: $(READY)  ## Execute the notebooks, to see that they still run.
 	$(PY) -m pytest -q --nbmake --nbmake-timeout=180 notebooks $(ARGS)

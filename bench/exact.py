@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quorumcache.client import Client
 from quorumcache.core.config import NamespaceInfo
