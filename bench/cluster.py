@@ -47,9 +47,11 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def make_cluster(f: int, *, tls: bool = True) -> tuple[SignedConfiguration, list[SigningKey], SigningKey]:
-    """A signed configuration for 3f+1 nodes on loopback, the nodes' keys, and a writer's key."""
-    count = 3 * f + 1
+def make_cluster(
+    f: int, *, tls: bool = True, nodes: int = 0
+) -> tuple[SignedConfiguration, list[SigningKey], SigningKey]:
+    """A signed configuration for so many nodes (0: 3f+1) on loopback, the nodes' keys, and a writer's key."""
+    count = nodes or 3 * f + 1
     keys = [SigningKey.generate() for _ in range(count)]
     writer, admin = SigningKey.generate(), SigningKey.generate()
     configuration = Configuration(
@@ -110,13 +112,13 @@ def _node_process(
 
 @contextmanager
 def running_cluster(
-    f: int = 1, *, tls: bool = True, storage: str = "memory", limits: NodeLimits | None = None
+    f: int = 1, *, tls: bool = True, storage: str = "memory", limits: NodeLimits | None = None, nodes: int = 0
 ) -> Iterator[tuple[SignedConfiguration, SigningKey, list[int]]]:
     """A cluster of node processes: (its signed configuration, a writer's key, the processes' ids).
 
     `storage`: one of `STORAGES`; what is stored goes when the cluster goes.
     """
-    signed, keys, writer = make_cluster(f, tls=tls)
+    signed, keys, writer = make_cluster(f, tls=tls, nodes=nodes)
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     processes = []
