@@ -2,6 +2,8 @@
 first node of a slot's order is correct, was not away, and is asked alone or among correct ones, a read returns what was
 acknowledged before it began, or what is higher.
 
+Excused are keys that somebody deleted: floors do not count in this mode, so what liars or writers kept may come back.
+
 Judged in runs in which correct nodes answer within the grace time throughout, and after the healing.
 """
 
@@ -38,7 +40,7 @@ class DirectFreshness(Checker):
             return
         if not op.bound or not self._is_owed(op):
             return
-        if op.outcome == OK and op.stamp < op.bound:
+        if op.outcome == OK and op.stamp < op.bound and not self._may_come_back(op):
             self.fail(f"{told(op)} returned what is older than what was acknowledged: stamp {op.bound[:8].hex()}")
         if op.outcome == MISS and not self._is_mortal(op.slot):
             self.fail(f"{told(op)} found nothing, though a write was acknowledged: stamp {op.bound[:8].hex()}")
@@ -54,6 +56,11 @@ class DirectFreshness(Checker):
         if ack == 1:
             return not view.nodes[order[0]].is_byzantine
         return not any(view.nodes[i].is_byzantine for i in order)
+
+    def _may_come_back(self, op: Op) -> bool:
+        """Whether it is older than what was deleted: once tombstones are gone, whoever kept it can bring it back."""
+        has_adversary = bool(self.view.evil_writers) or any(node.is_byzantine for node in self.view.nodes)
+        return has_adversary and self._is_mortal(op.slot)
 
     def _is_mortal(self, slot: bytes) -> bool:
         return slot in self._mortal or any(h[2] == DELETE and header_slot(h) == slot for h in self.view.evil_headers)

@@ -2,10 +2,11 @@
 later read of the key, or of that field, finds; a key that was deleted is a miss.
 
 Excused is a miss of a key that a correct node let go of, while a liar sides with it: together they outweigh the others'
-base (protocol 5.6), and a write of a field under a generation that is known begins no new one. So is one of a key that
-a Byzantine writer ended: what it hoarded a liar may commit late. Or to which it gave a time to live, in the generation
-that was written last, when that is over. And one where more nodes than may be silent lie, or had no room for what was
-committed of this key meanwhile, by the read that has to write it back (protocol 15).
+base (protocol 5.6), and a write of a field under a generation that is known begins no new one. So is what is found of a
+key that a Byzantine writer ended, or began anew: what it hoarded a liar may commit late. Or a miss where it gave the
+key a time to live, in the generation that was written last, when that is over. And one where more nodes than may be
+silent lie, or had no room for what was committed of this key meanwhile, by the read that has to write it back
+(protocol 15).
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class ConvergedKeys(Checker):
             return
         if op.outcome == MISS and self._is_let_go(op):
             return
+        if op.outcome == OK and op.generation > last.generation and self._is_begun_by_evil(op):
+            return
         if op.outcome != OK or op.generation != last.generation:
             self.fail(f"{told(op)} did not find the key as it was written last, after the healing: {told(last)}")
         elif is_base_slot(op.slot) or op.slot == last.slot:
@@ -85,6 +88,13 @@ class ConvergedKeys(Checker):
             op.base not in node.node.slots.keys and node.node.slots.shard(op.base).floor_us >= last_us
             for node in nodes
             if not node.is_byzantine
+        )
+
+    def _is_begun_by_evil(self, op: Op) -> bool:
+        """Whether the generation that was found is a Byzantine writer's: a base that it hoarded is as good late."""
+        return any(
+            header_slot(raw) == op.base and is_base_slot(header_slot(raw)) and generation_of(raw) == op.generation
+            for raw in self.view.evil_headers
         )
 
     def _bases(self, base: bytes) -> list[bytes]:
