@@ -71,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_HELP = {
+    "features": "exactly these, with commas between them",
+    "also": "features that every seed has, besides those that it draws: --also types",
+}
+
+
 def _settings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings (what is left out is drawn by the seed)")
     group.add_argument("--scenario", help="a name, or the path of a .toml file")
@@ -90,13 +96,14 @@ def _settings(parser: argparse.ArgumentParser) -> None:
         ("topology", str),
         ("crypto", str),
         ("features", str),
+        ("also", str),
         ("lies", str),
         ("schemes", str),
         ("drama", str),
         ("operations-kept", int),
         ("messages-max", int),
     ):
-        group.add_argument(f"--{name}", type=kind)
+        group.add_argument(f"--{name}", type=kind, help=_HELP.get(name))
     group.add_argument("--over", action="store_true", help="allow more than f Byzantine nodes, to see what breaks")
     group.add_argument("--wire", action="store_true", help="take every message through the codec")
 
@@ -107,7 +114,7 @@ def _config(options: argparse.Namespace) -> SimConfig:
         value = getattr(options, name, None)
         if value is None or value is False:
             continue
-        if name in ("features", "lies", "schemes"):
+        if name in ("features", "also", "lies", "schemes"):
             value = tuple(item for item in value.split(",") if item)
         changes[name] = value
     if options.scenario:

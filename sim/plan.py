@@ -134,6 +134,14 @@ def lossless(plan: Plan) -> bool:
     return quiet and not any(name in plan.features for name in (*_LOSING, "delete", "expire", "lull"))
 
 
+def _with(features: tuple[str, ...], also: tuple[str, ...]) -> tuple[str, ...]:
+    """These features and those, without what the latter exclude (below)."""
+    gone = {"primary": ("evict",), "exact": ("revoke", "types"), "revoke": ("exact",), "types": ("exact",)}
+    gone["evict"] = ("primary",)
+    excluded = {name for one in also for name in gone.get(one, ())}.difference(also)
+    return tuple(name for name in FEATURES if (name in features and name not in excluded) or name in also)
+
+
 def plan_of(config: SimConfig, seed: int) -> Plan:
     """The plan that this seed gives under this configuration."""
     from sim.adversary.exact import EXACT_LIES, EXACT_SCHEMES
@@ -171,6 +179,8 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
             if random.Random(f"{seed} {name} or not").random() < _UPKEEP_CHANCE.get(name, 0.0)
             and not (calm and name in _DISTURBING)
         )
+        if config.also:
+            features, calm = _with(features, config.also), calm and not any(n in _DISTURBING for n in config.also)
         if "evict" in features:
             # Nodes with room for a few entries have none for another namespace's.
             features = tuple(name for name in features if name != "primary")

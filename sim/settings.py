@@ -70,6 +70,8 @@ class SimConfig:
     wire: bool = False
     #: Exactly these features, lies (of nodes) and schemes (of writers); None: drawn by the seed.
     features: tuple[str, ...] | None = None
+    #: Features that every seed has besides those that it draws; it does without what they exclude.
+    also: tuple[str, ...] = ()
     lies: tuple[str, ...] | None = None
     schemes: tuple[str, ...] | None = None
     #: A scripted situation to play beside all that (sim/dramas/); "any": one of them, drawn by the seed.
@@ -117,11 +119,16 @@ class SimConfig:
             _within("grace_ms", self.grace_ms, 0, self.op_time_ms or 500)
         _within("operations_kept", self.operations_kept, 100, 10_000_000)
         _within("messages_max", self.messages_max, 0, 100_000_000)
+        if self.also and self.features is not None:
+            raise BadSetting(
+                "features are exactly those given, so none come on top: name all in `features`, or in `also`"
+            )
         self._check_drama()
         _choice("topology", self.topology, TOPOLOGIES)
         _choice("crypto", self.crypto, SUITES)
         for name, known in (
             ("features", FEATURES),
+            ("also", FEATURES),
             ("lies", (*LIES, *KEY_LIES, *EXACT_LIES)),
             ("schemes", (*SCHEMES, *KEY_SCHEMES, *EXACT_SCHEMES)),
         ):

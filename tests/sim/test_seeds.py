@@ -16,6 +16,7 @@ from sim.__main__ import main
 from sim.campaign import results_of
 from sim.mutants import MUTANTS, applied
 from sim.mutants.hunt import aimed, hunt_one
+from sim.plan import plan_of
 from sim.settings import BadSetting, SimConfig
 from sim.shrink import LINES_MAX, shrink, transcript
 
@@ -90,6 +91,15 @@ def test_every_scenario_loads_and_runs() -> None:
         assert not sim.run(scenarios.load(name).but(operations=60), 1).violations, name
 
 
+def test_features_come_on_top_of_those_that_a_seed_draws() -> None:
+    for seed in range(20):
+        drawn, with_exact = (
+            set(plan_of(config, seed).features) for config in (SimConfig(), SimConfig(also=("exact",)))
+        )
+        assert with_exact == drawn - {"revoke", "types"} | {"exact"}
+        assert "types" in plan_of(SimConfig(also=("types",)), seed).features
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -98,6 +108,8 @@ def test_every_scenario_loads_and_runs() -> None:
         (["run", "--seed", "1", "--scenario", "missing.toml"], "no such file"),
         (["run", "--seed", "1", "--byzantine-nodes", "2"], "--over"),
         (["run", "--seed", "1", "--features", "rain"], "features: 'rain' is not known"),
+        (["run", "--seed", "1", "--also", "rain"], "also: 'rain' is not known"),
+        (["run", "--seed", "1", "--also", "types", "--features", "loss"], "none come on top"),
         (["run", "--seed", "1", "--topology", "moon"], "topology: 'moon' is not known"),
         (["run", "--seed", "1", "--mutant", "nobody"], "there is no mutant"),
     ],
