@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _NOT_SIGNED: Final = "the header is not signed by its writer"
 _NO_EXACT: Final = "the configuration has no exact namespaces"
-_FADES: Final = "what was deleted, or has expired, is about to be forgotten here: ask again when it is"
 
 
 def vote(node: Node, request: m.Vote, now_us: int, client: bytes | None) -> m.Reply:
@@ -53,8 +52,6 @@ def vote(node: Node, request: m.Vote, now_us: int, client: bytes | None) -> m.Re
         and not (unlocks and locked.ballot < request.lock_ballot < ballot)
     ):
         return m.BallotReply(request.id, now_us, m.LOCKED, locked=locked)
-    if instances.fades(header.slot, now_us):
-        return m.BallotReply(request.id, now_us, m.BUSY, ballot=instance.promised, detail=_FADES)
     instances.put(header.slot, Instance(ballot, header.digest, locked))
     configuration = node.configuration
     message = vote_string(configuration.digest, request.group, root, ballot)

@@ -13,7 +13,7 @@ import msgspec
 
 from quorumcache.core.held import Shard
 from quorumcache.core.messages import Locked
-from quorumcache.core.model import header_expires_at, header_is_delete, header_stamp, stamp_time
+from quorumcache.core.model import header_stamp, stamp_time
 
 if TYPE_CHECKING:
     from quorumcache.core.slots import Slots
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _INSTANCE_BYTES: Final = 900
 _LOCK_BYTES: Final = 600
 _VOTE_BYTES: Final = 240
-_TICKS_US: Final = 100_000
 
 
 class Instance(msgspec.Struct, frozen=True, gc=False):
@@ -54,8 +53,6 @@ class Instances:
         #: How long a ballot may be voted for, and how much older the last one of what is forgotten is at least.
         self.life_us = configuration.op_time_us
         self.gap_us = 2 * configuration.op_time_us + 4 * configuration.max_skew_us
-        #: How much earlier than here others may forget, by their clocks and ticks.
-        self.fading_us = 2 * configuration.max_skew_us + _TICKS_US
         self.silent: set[int] = set(range(configuration.shards)) if silent else set()
         self.doubtful: set[bytes] = set()
         # In the order of their last change: what is old comes first.
@@ -133,30 +130,17 @@ class Instances:
         voted = before.voted if promised == before.promised else b""
         self.put(slot, Instance(promised, voted, locked))
 
-    def latest_us(self, slot: bytes) -> int:
-        """The time of the latest ballot that the slot has anything of; 0 where there is nothing."""
-        instance = self.get(slot)
-        latest = max(instance.promised, instance.lock_ballot)
-        held = self._slots.current.get(slot)
-        if held is not None:
-            latest = max(latest, held.batch.certificate.ballot)
-        return stamp_time(latest) if latest else 0
+    def due_us(self, slot: bytes) -> int:
+        """When all of the slot may be forgotten: `gap + life` after the latest ballot of a lock or an entry, and `life`
+        after a vote that came to nothing, for which the floor stands from then on."""
+        instance, held = self.get(slot), self._slots.current.get(slot)
+        firm = max(instance.lock_ballot, b"" if held is None else held.batch.certificate.ballot)
+        due_us = stamp_time(firm) + self.gap_us + self.life_us if firm else 0
+        return max(due_us, stamp_time(instance.promised) + self.life_us if instance.promised else 0)
 
     def may_forget(self, slot: bytes, now_us: int) -> bool:
         """Whether the latest ballot in the slot is old enough for all of it to be forgotten."""
-        return self.latest_us(slot) + self.gap_us + self.life_us < now_us
-
-    def fades(self, slot: bytes, now_us: int) -> bool:
-        """Whether the slot has an entry that is dead and that nodes are about to forget, some of them a little before
-        others. A vote would keep it here for long, where others have no use for what comes after it any more."""
-        held = self._slots.current.get(slot)
-        if held is None:
-            return False
-        expires_at_us = header_expires_at(held.header)
-        if not header_is_delete(held.header) and not 0 < expires_at_us <= now_us:
-            return False
-        dead_us = max(expires_at_us, held.time_us) + self._slots.age_us
-        return max(dead_us, self.latest_us(slot) + self.gap_us + self.life_us) < now_us + self.fading_us
+        return self.due_us(slot) < now_us
 
     def forget(self, slot: bytes, now_us: int) -> None:
         """The slot's instance goes, and the shard's floor stands for what was in it. Its entry is the caller's."""

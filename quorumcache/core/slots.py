@@ -81,7 +81,6 @@ class Slots(Promises):
         self._reap: list[tuple[int, bytes, bytes]] = []
         self._reap_max = _REAP_SLACK
         self.age_us = 2 * configuration.max_skew_us
-        self._forget_us = 1 + (0 if self.instances is None else self.instances.gap_us + self.instances.life_us)
 
     def place_of(self, slot: bytes) -> bytes:
         """The slot that stands for its key in shards and in memory: that of the base, where the key has fields."""
@@ -403,7 +402,7 @@ class Slots(Promises):
                 continue
             if self.instances is not None and self.instances.of(slot):
                 if not self.instances.may_forget(slot, now_us):
-                    waiting.append((self.instances.latest_us(slot) + self._forget_us, slot, stamp))
+                    waiting.append((self.instances.due_us(slot) + 1, slot, stamp))
                     continue
                 self.drop(slot)
                 self.instances.forget(slot, now_us)

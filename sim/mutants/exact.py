@@ -14,7 +14,6 @@ from quorumcache.core.instances import NONE, Instance, Instances
 from quorumcache.core.model import parse_header
 from quorumcache.core.node import Node
 from quorumcache.core.repair import Recovery
-from quorumcache.core.slots import Slots
 from sim.mutants.base import Catalogue, Patches
 
 catalogue = Catalogue()
@@ -245,16 +244,7 @@ def _forgets_without_a_floor(patches: Patches) -> None:
     features_drop=("revoke",),
 )
 def _forgets_what_is_young(patches: Patches) -> None:
-    patches.set(Instances, "may_forget", lambda self, slot, now_us: True)
-
-    def make(begin: Any) -> Any:
-        def mutant(self: Slots, *arguments: Any, **named: Any) -> None:
-            begin(self, *arguments, **named)
-            self._forget_us = 1
-
-        return mutant
-
-    patches.wrap(Slots, "__init__", make)
+    patches.set(Instances, "due_us", lambda self, slot: 0)
 
 
 @add("17, vote rule 3: ballots live for op_time", scenario="old_ballot")

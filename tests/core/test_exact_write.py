@@ -88,6 +88,20 @@ def test_what_has_expired_is_replaced_as_what_it_was() -> None:
     assert token_of(later) > token_of(decided)
 
 
+@pytest.mark.parametrize("late_us", [0, 1_000_000, 1_900_000, 2_100_000])
+def test_what_has_expired_is_replaced_at_once_whenever_that_is(late_us: int) -> None:
+    """What a node forgets: nothing refuses votes for what follows an entry for being about to be forgotten."""
+    cluster = cluster_of()
+    for ttl_us, value in ((30_000_000, b"1"), (0, b"2")):
+        client = cluster.client()
+        token = ask(client, add(value, ttl_us=ttl_us))
+        client.run()
+        assert isinstance(client.outcomes[token], Decided)
+        cluster.advance(ttl_us + late_us)
+        for node in cluster.nodes.values():
+            node.tick(cluster.now_us)
+
+
 def test_writes_of_other_ways_are_denied() -> None:
     cluster = cluster_of()
     client = cluster.client()
