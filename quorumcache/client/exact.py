@@ -36,6 +36,8 @@ PAUSE_S_MAX: Final = 0.5
 #: Integers are written as decimal text of at most so many digits.
 _DIGITS_MAX: Final = 40
 _HOLDER_BYTES: Final = 16
+#: How many tries of unknown outcome in a row are enough.
+_UNKNOWN_MAX: Final = 3
 
 
 class ExactMethods:
@@ -209,6 +211,7 @@ class Lock:
         self._wait = wait
         self._holder = os.urandom(_HOLDER_BYTES)
         self._expires_at_us = 0
+        self._is_busy = False
         self.token = 0
         skew_s = 2 * client.configuration.max_skew_us / 1e6
         if ttl <= skew_s:
@@ -218,24 +221,44 @@ class Lock:
             )
 
     async def acquire(self) -> int:
-        """Wait for the lock and take it; returns the token. Raises Unavailable where `wait` is over first."""
+        """Wait for the lock and take it; returns the token. Raises Unavailable where `wait` is over first, and
+        OutcomeUnknown where a try ended so (three in a row, or the last before that): it may be taken then until its
+        time is over, and `acquire` takes up what it left. Raises Misuse where this object holds it already."""
+        if self._is_busy or self.left:
+            raise Misuse("this Lock object is held, or about to be: each task needs one of its own")
+        self._is_busy = True
+        try:
+            return await self._acquire()
+        finally:
+            self._is_busy = False
+
+    async def _acquire(self) -> int:
         client = self._client
         slot = client._exact_slot(self._key)
         loop = asyncio.get_running_loop()
         end_s = None if self._wait is None else loop.time() + self._wait
         pause_s = PAUSE_S
+        unknown: Failed | None = None  # How the tries since others held it ended; the key may be this object's.
+        tries = 0
         while True:
             expires_at_us = client._expires_at(self._ttl)
-            data = escape(self._holder)
-            outcome = await client._exact(slot, _taken(data, expires_at_us))
+            outcome = await client._exact(slot, _taken(escape(self._holder), expires_at_us))
             if isinstance(outcome, Decided):
                 self._expires_at_us = expires_at_us
                 self.token = stamp_time(header_stamp(outcome.header))
-                return self.token
-            # One that may have taken effect is asked for again: what it took is its own.
-            if not isinstance(outcome, Unchanged) and not (isinstance(outcome, Failed) and outcome.kind == UNKNOWN):
-                raise error_of(outcome)
+                if self.left:
+                    return self.token
+                # It took so long that the lock may be lost again.
+            elif isinstance(outcome, Unchanged):
+                unknown, tries = None, 0
+            else:
+                assert isinstance(outcome, Failed)
+                if outcome.kind != UNKNOWN or tries + 1 >= _UNKNOWN_MAX:
+                    raise error_of(unknown or outcome)
+                unknown, tries = outcome, tries + 1
             if end_s is not None and loop.time() + pause_s > end_s:
+                if unknown is not None:
+                    raise error_of(unknown)
                 raise Unavailable(f"the lock was held by others for the {self._wait:g} s that it was waited for")
             await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
@@ -243,6 +266,8 @@ class Lock:
     async def extend(self, ttl: float | None = None) -> int:
         """Hold it for so many seconds more from now on; returns the new token. Raises Misuse where it is lost."""
         client, expires_at_us = self._client, self._client._expires_at(self._ttl if ttl is None else ttl)
+        # Until it is known which of the two counts, the earlier end does.
+        self._expires_at_us = min(self._expires_at_us, expires_at_us)
         outcome = await client._exact(
             client._exact_slot(self._key), self._if_mine(Change(PUT, escape(self._holder), expires_at_us))
         )

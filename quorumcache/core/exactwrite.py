@@ -51,7 +51,7 @@ PAUSE_US_MAX: Final = 256_000
 #: long pause may miss more than lines name.
 _LOSSES_MAX: Final = 5
 _PAUSES_KEPT: Final = 3
-#: No header is made anew in the last eighth of op_time.
+#: Who loses in the last eighth of op_time does not try again.
 _LAST_PART: Final = 8
 _BITMAP: Final = b"\x01"
 
@@ -195,12 +195,9 @@ class ExactWrite(Machine):
         self._locked = self._way = None
         self._above, self._pauses = b"", min(self._pauses, _PAUSES_KEPT)
         self._given.clear()
-        cluster_us = context.clock.time_us(now_us)
-        header, salted = (b"", b"") if entry is None else (entry.header, entry.salted)
-        alive = header != b"" and not header_is_delete(header) and not 0 < header_expires_at(header) <= cluster_us
-        change = self._change(header, salted, cluster_us) if alive else self._change(b"", b"", cluster_us)
+        header = b"" if entry is None else entry.header
+        change = self._changed(entry, now_us)
         if change is None:
-            self._end(Unchanged(header, salted) if alive else Unchanged(b"", b""), now_us)
             return
         if len(change.value) > VALUE_BYTES_MAX:
             detail = f"nothing was sent: a value has at most {VALUE_BYTES_MAX} bytes, not {len(change.value)}"
@@ -233,6 +230,17 @@ class ExactWrite(Machine):
         self._attempts += 1
         self._vote(stamp, now_us)
 
+    def _changed(self, entry: Entry | None, now_us: int) -> Change | None:
+        """What is to replace this entry; None where nothing is, and then this has ended."""
+        cluster_us = self._context.clock.time_us(now_us)
+        header, salted = (b"", b"") if entry is None else (entry.header, entry.salted)
+        if header and (header_is_delete(header) or 0 < header_expires_at(header) <= cluster_us):
+            header = salted = b""
+        change = self._change(header, salted, cluster_us)
+        if change is None:
+            self._end(Unchanged(header, salted), now_us)
+        return change
+
     def _judge(self, entry: Entry | None, now_us: int) -> None:
         """What is settled now, in the way of what was proposed: was that won, or lost, or neither?"""
         assert self._mine is not None
@@ -254,7 +262,7 @@ class ExactWrite(Machine):
             # This entry is as good a predecessor as any.
             if entry is self._commit:
                 self._begin(entry, now_us)  # Its own client left it locked: nobody else is at it.
-            else:
+            elif self._changed(entry, now_us) is not None:
                 self._stand_back(now_us)
         else:
             self._end(Failed(UNKNOWN, f"it was sent, and may have taken effect: {verdict}"), now_us)
@@ -355,15 +363,13 @@ class ExactWrite(Machine):
         and read again. Who begins anew at once comes in the way of whoever is at it, who does the same."""
         self._mine, self._is_sent = None, False
         self._losses = min(self._losses + 1, _LOSSES_MAX)
+        self._trouble = "others changed the key before, again and again"
         self._forget_request()
         if self.end_us - now_us < self._context.configuration.op_time_us // _LAST_PART:
-            # Better nothing than what ends unknown.
-            self._end(
-                Failed(UNAVAILABLE, "nothing stands of it: others changed the key before, again and again"), now_us
-            )
+            self._give_up(now_us, None)  # Better nothing than what ends unknown.
             return
         self._phase = PAUSE
-        self.deadline_us = now_us + 1 + self._context.random_u64() % (PAUSE_US << self._losses)
+        self.deadline_us = min(now_us + 1 + self._context.random_u64() % (PAUSE_US << self._losses), self.end_us)
 
     def _again(self, now_us: int) -> None:
         """A new ballot, above all that was seen, for whatever has the highest lock."""
@@ -569,7 +575,8 @@ class ExactWrite(Machine):
             detail = f"it was sent, but not confirmed, and may have taken effect: {detail}"
             self._end(Failed(UNKNOWN, detail), now_us)
         else:
-            self._end(failed or Failed(UNAVAILABLE, f"nothing was sent: {detail}"), now_us)
+            what = "nothing stands of it" if self._attempts else "nothing was sent"
+            self._end(failed or Failed(UNAVAILABLE, f"{what}: {detail}"), now_us)
 
     def _end(self, outcome: Outcome, now_us: int) -> None:
         self.finished = True

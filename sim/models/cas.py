@@ -236,8 +236,11 @@ class Model:
                 for found in self.recovered(state, who, clock):
                     yield f"{who} recovers", put(found)
             elif state.reaps < rules.reaps and (node.current != ABSENT or node.locked != ABSENT):
-                newest = max(node.promised, node.certified, node.lock_ballot, self.time_of(node.current))
-                if clock > newest + rules.gap + rules.life or "reaps what is young" in self.broken:
+                newest = max(node.certified, node.lock_ballot, self.time_of(node.current))
+                is_old = clock > newest + rules.gap + rules.life
+                if "forgets votes" not in self.broken:
+                    is_old = is_old and clock > node.promised + rules.life
+                if is_old or "reaps what is young" in self.broken:
                     floor = max(node.floor, clock - rules.life)
                     if "reaps to the stamp" in self.broken:
                         floor = max(node.floor, self.time_of(node.current))
@@ -392,6 +395,7 @@ TREE: Final = (*TWO, (0, 2), (0, 3), (1, 3))
 RESTART: Final = Rules(LATE, (1, 4), restarts=1, ticks=4, gap=1)
 REAP: Final = Rules(LATE, (1, 4), reaps=2, ticks=4, gap=1)
 AGAIN: Final = Rules(TWO, (1, 5), reaps=2, ticks=5, gap=2)
+VOTED: Final = Rules(((ABSENT, 1), (0, 2), (ABSENT, 5)), (1, 3, 5), reaps=2, ticks=5, gap=1)
 DOUBT: Final = Rules(TWO, (1, 2, 5), restarts=1, reaps=1, ticks=5, gap=1)
 SKEWED: Final = replace(RESTART, headers=((ABSENT, 1), (ABSENT, 7)), ballots=(1, 7), ticks=7, offsets=(0, 1, 0), skew=1)
 
@@ -404,6 +408,7 @@ EXPLORED: Final = {
     "two restarts, one after another or at once": replace(RESTART, restarts=2),
     "reaping": REAP,
     "an old header after reaping": AGAIN,
+    "reaping after a vote that came to nothing": VOTED,
     "reaping, a restart, and a floor that rises": replace(REAP, reaps=1, restarts=1, rises=1),
 }
 WALKED: Final = {
@@ -434,6 +439,7 @@ MUTANTS: Final = {
     "ballots live for ever": RESTART,
     "headers below the floor": AGAIN,
     "reaps what is young": REAP,
+    "forgets votes": VOTED,
     "reaps to the stamp": AGAIN,
 }
 

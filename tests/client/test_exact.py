@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from quorumcache.client import Client
 from quorumcache.client.exact import ABSENT
 from quorumcache.core.config import NamespaceInfo
+from quorumcache.core.outcome import UNKNOWN, Failed, Outcome
 from quorumcache.errors import InvalidValue, Misuse, OutcomeUnknown, Unavailable
 from quorumcache.testing import LocalCluster
 
@@ -130,6 +132,36 @@ async def test_a_lock_has_one_holder_and_rising_tokens(exact: tuple[LocalCluster
         assert lock.left == 0
     with pytest.raises(InvalidValue, match="clocks"):
         client.lock("job", 0.01)
+
+
+async def test_a_lock_whose_taking_ends_unknown(exact: tuple[LocalCluster, Client]) -> None:
+    """It is asked for again, not for ever; and nobody says that others hold what may be one's own."""
+    _, client = exact
+    real, asked, ends = client._exact, 0, 0
+
+    async def unsure(slot: bytes, change: Any) -> Outcome:
+        nonlocal asked
+        asked += 1
+        return Failed(UNKNOWN, "who knows") if asked <= ends else await real(slot, change)
+
+    client._exact = unsure  # type: ignore[method-assign]
+    for wait, tries in ((None, 3), (0.001, 1)):
+        asked, ends = 0, 99
+        with pytest.raises(OutcomeUnknown):
+            await client.lock("unsure", 30, wait=wait).acquire()
+        assert asked == tries
+    asked, ends = 0, 2
+    lock = client.lock("unsure", 30)
+    assert await lock.acquire() > 0
+    assert asked == 3
+    with pytest.raises(Misuse, match="of its own"):
+        await lock.acquire()
+    ends = 99
+    with pytest.raises(OutcomeUnknown):
+        await lock.extend(2)
+    assert lock.left < 2
+    ends = 0
+    assert await lock.release()
 
 
 async def test_a_lock_is_free_when_its_time_is_over(exact: tuple[LocalCluster, Client]) -> None:

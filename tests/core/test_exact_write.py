@@ -61,7 +61,7 @@ def test_each_change_is_asked_what_is_settled() -> None:
     assert tokens == sorted(set(tokens))
 
 
-def test_a_chain_names_eight_before_it() -> None:
+def test_a_chain_names_those_before_it() -> None:
     cluster = cluster_of()
     client = cluster.client()
     for count in range(1, 13):
