@@ -156,6 +156,7 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
     if drama == "any":
         # From a stream of its own, so that nothing else that a seed draws changes.
         drama = random.Random(f"{seed} which drama").choice(tuple(DRAMAS))
+    features: tuple[str, ...]
     if config.features is not None:
         features = tuple(name for name in FEATURES if name in config.features)
         if "revoke" in features:
