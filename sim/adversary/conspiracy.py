@@ -29,6 +29,10 @@ _ENTRIES_MAX = 40
 _VALUES_MAX = 64
 
 
+#: How many votes are remembered of a slot.
+_ASKED_MAX = 16
+
+
 class Proposal:
     """A batch that an adversary's writer signed, and the grants it gathers for it."""
 
@@ -97,6 +101,8 @@ class Conspiracy:
         self.values: dict[bytes, None] = {}
         #: Slot -> locks of compare-and-set that it has seen or made.
         self.locks: dict[bytes, list[m.Locked]] = {}
+        #: Slot -> what others proposed there, as its nodes were asked to vote for it.
+        self.asked: dict[bytes, list[m.Vote]] = {}
         #: Headers that its writers signed: checkers take values read from these for theirs.
         self.signed: set[bytes] = set()
 
@@ -115,6 +121,12 @@ class Conspiracy:
             key = self.node_keys.get(node)
             if key is not None:
                 proposal.grants[node] = Grant(node, bitmap, key.sign(message))
+
+    def saw_vote(self, request: m.Vote) -> None:
+        """Remember what somebody proposed."""
+        known = self.asked.setdefault(header_slot(request.header), [])
+        known.append(request)
+        del known[:-_ASKED_MAX]
 
     def saw_commit(self, request: m.Commit) -> None:
         """Remember the valid entries of a commit."""

@@ -24,6 +24,7 @@ from quorumcache.core.model import (
     encode_header,
     header_slot,
     header_time,
+    header_writer,
     stamp_of,
     stamp_time,
     value_hash_of,
@@ -151,9 +152,22 @@ class ExactProposal:
         )
         writer.conspiracy.signed.add(self.header)
         self.root = merkle.root_of(digest_of(self.header))
+        self.author = writer.key.public
         self.signature = writer.key.sign(intent_string(self.configuration.digest, self.group.id, self.root))
         self.votes: dict[bytes, dict[int, Grant]] = {}
         self.grants: dict[bytes, dict[int, Grant]] = {}
+
+    @classmethod
+    def found(cls, writer: ByzantineWriter, request: m.Vote) -> ExactProposal:
+        """Another's header, which one of the adversary's nodes was asked to vote for."""
+        proposal = cls.__new__(cls)
+        proposal.writer, proposal.configuration = writer, writer.configuration
+        proposal.group = writer.configuration.groups[request.group]
+        proposal.header, proposal.salted, proposal.signature = request.header, request.salted, request.signature
+        proposal.author = header_writer(request.header)
+        proposal.root = merkle.root_of(digest_of(request.header))
+        proposal.votes, proposal.grants = {}, {}
+        return proposal
 
     def _of_liars(self, ballot: bytes, *, grant: bool) -> dict[int, Grant]:
         string = exact_grant_string if grant else vote_string
@@ -205,7 +219,7 @@ class ExactProposal:
                     self.group.id,
                     self.root,
                     1,
-                    self.writer.key.public,
+                    self.author,
                     self.signature,
                     self._some(self.grants[ballot]),
                     ballot,

@@ -91,6 +91,8 @@ class ByzantineNode(NodeProcess):
             self.conspiracy.saw_commit(message)
             if "complete" in self.lies:
                 self._complete()
+        elif type(message) is m.Vote:
+            self.conspiracy.saw_vote(message)
         elif type(message) is m.Prepare and "complete" in self.lies:
             self._gather(message)
         clock_us = self.clock.read_us()

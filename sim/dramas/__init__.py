@@ -29,6 +29,7 @@ DRAMAS: Final[dict[str, Drama]] = {
     "begun_again": keyed.begun_again,
     "lock_forgotten": exact.lock_forgotten,
     "old_ballot": exact.old_ballot,
+    "lost_and_back": exact.lost_and_back,
 }
 
 #: Those that play on a key with fields, or on one that is written by compare-and-set: of which type.
@@ -39,6 +40,7 @@ TYPES: Final[dict[str, str]] = {
     "begun_again": "map",
     "lock_forgotten": "exact",
     "old_ballot": "exact",
+    "lost_and_back": "exact",
 }
 
 __all__ = ["DRAMAS", "TYPES", "Drama", "Stage"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from quorumcache.core import messages as m
 from quorumcache.core.lineage import successor_of
-from quorumcache.core.model import header_time, stamp_of
+from quorumcache.core.model import header_time, header_writer, stamp_of
 from sim.adversary.exact import ExactProposal
 from sim.dramas.stage import Stage
 from sim.record import OK
@@ -75,3 +75,35 @@ def old_ballot(stage: Stage) -> Iterator[int]:
     yield from stage.ended(stage.start_exact(stage.reader, "set"))
     proposal.lock(ballot, [node.index for node in stage.keepers])
     yield stage.between(4_000, 10_000)
+
+
+def lost_and_back(stage: Stage) -> Iterator[int]:
+    """Two want a place where nothing is. One gets it, for a while, with the lower header; the other is told that there
+    is something. When what stood there is over and forgotten, somebody proposes the other's header again.
+    """
+    for liar in stage.liars:
+        liar.role, liar.lies, liar.percent = None, ("votes_for_all",), 100
+    correct = [stage.forgetful, *stage.keepers, *stage.behind]
+    stage.hold(m.Commit, [stage.writer], correct)
+    first = stage.start_exact(stage.writer, "add", ttl_us=stage.between(stage.op_time_us, 2 * stage.op_time_us))
+    yield 2 * stage.skew_us + stage.between(1_000, 20_000)
+    stage.hold(m.Vote, [stage.reader], correct)
+    second = stage.start_exact(stage.reader, "add")
+    yield stage.between(5_000, 20_000)
+    stage.release([stage.writer], correct)
+    yield from stage.ended(first)
+    stage.release([stage.reader], correct)
+    yield from stage.ended(second)
+    asked = stage.engine.conspiracy.asked.get(stage.exact_slot, [])
+    loser = stage.reader.key
+    lost = next((one for one in asked if loser is not None and header_writer(one.header) == loser.public), None)
+    if lost is None or second.outcome != OK or not second.detail:
+        return
+    yield 5 * stage.op_time_us + 10 * stage.skew_us + stage.between(100_000, 400_000)
+    proposal = ExactProposal.found(stage.villain, lost)
+    ballot = stamp_of(stage.engine.now_us, stage.villain.key.public, stage.draw.getrandbits(64))
+    proposal.vote(ballot, list(proposal.group.members))
+    yield stage.between(4_000, 10_000)
+    proposal.lock(ballot, list(proposal.group.members))
+    yield stage.between(4_000, 10_000)
+    proposal.commit([node.index for node in correct])

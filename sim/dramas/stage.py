@@ -120,9 +120,9 @@ class Stage:
         """The slot of a drama about compare-and-set."""
         return self.engine.exact_slots[-1]
 
-    def start_exact(self, client: ClientProcess, word: str) -> Op:
+    def start_exact(self, client: ClientProcess, word: str, *, ttl_us: int = 0) -> Op:
         """A client starts an operation on that slot: a word of sim/exact.py."""
-        return client.start_exact(word, self.exact_slot, phase="faults", lane=LANE)
+        return client.start_exact(word, self.exact_slot, phase="faults", lane=LANE, ttl_us=ttl_us)
 
     def ended(self, *ops: Op) -> Iterator[int]:
         """Wait until these ended, or their client crashed."""

@@ -229,11 +229,7 @@ def _entries_before_locks(patches: Patches) -> None:
     patches.wrap(Recovery, "_conclude", make)
 
 
-@add(
-    "17: what is forgotten leaves a floor",
-    features_add=(*_EXACT, "expire", "delete", "lull"),
-    features_drop=("revoke",),
-)
+@add("17: what is forgotten leaves a floor", scenario="lost_and_back")
 def _forgets_without_a_floor(patches: Patches) -> None:
     patches.set(Instances, "forget", lambda self, slot, now_us: self.put(slot, NONE))
 
