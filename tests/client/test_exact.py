@@ -20,7 +20,7 @@ from quorumcache.testing import LocalCluster
 async def exact() -> AsyncIterator[tuple[LocalCluster, Client]]:
     """A cluster with a lying node and an exact namespace, once its nodes vote, and a client there."""
     async with LocalCluster(
-        max_skew=0.02, op_time=0.5, grace=0.05, namespaces=[NamespaceInfo("locks", "exact")], byzantine={3: "stale"}
+        max_skew=0.02, op_time=1.0, grace=0.05, namespaces=[NamespaceInfo("locks", "exact")], byzantine={3: "stale"}
     ) as cluster:
         client = (await cluster.client()).namespace("locks")
         for _ in range(100):
