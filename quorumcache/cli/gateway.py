@@ -27,7 +27,8 @@ def gateway(
         list[str] | None,
         typer.Option(
             metavar="N=STRINGS[,HASHES[,SETS]]",
-            help="A database and its namespaces: of type register, map and set. May be given many times. Unless given, "
+            help="A database and its namespaces: of type register, map and set; or one of type exact. May be given "
+            "many times. Unless given, "
             "databases 0 to 15 share the cluster's first namespace of each type.",
             show_default=False,
         ),

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from quorumcache.client.bulk import Many, Part
 from quorumcache.client.client import Client
+from quorumcache.client.exact import write_of, written
+from quorumcache.core.exactwrite import Changer
 from quorumcache.core.outcome import Outcome
 
 
@@ -32,7 +34,18 @@ class WriteSlot(NamedTuple):
     base_expires_at_us: int = 0
 
 
-async def run_mixed(client: Client, parts: Sequence[ReadSlot | WriteSlot]) -> list[Outcome]:
+class ChangeSlot(NamedTuple):
+    """A read-modify-write of one slot of an exact namespace, by compare-and-set. Its outcome is `Decided`, or
+    `Unchanged` where `change` wanted nothing else; the last that `change` was called with is then what stood there."""
+
+    slot: bytes
+    change: Changer
+
+
+Operation = ReadSlot | WriteSlot | ChangeSlot
+
+
+async def run_mixed(client: Client, parts: Sequence[Operation]) -> list[Outcome]:
     """Run operations of any namespaces over the client's sessions, all at once; their outcomes, in order.
 
     Of several on one slot the order is not said. Raises Misuse where the client is closed; failures are outcomes.
@@ -43,6 +56,7 @@ async def run_mixed(client: Client, parts: Sequence[ReadSlot | WriteSlot]) -> li
     engine = client._engine
     core, flights = engine.core, engine.flights
     many = Many(engine.loop.create_future(), len(parts))
+    plain: list[int] = []  # Plain writes that go by compare-and-set: where they are.
     try:
         for i, part in enumerate(parts):
             if not engine.admit():
@@ -50,12 +64,22 @@ async def run_mixed(client: Client, parts: Sequence[ReadSlot | WriteSlot]) -> li
                 await engine.admitted()
             if type(part) is ReadSlot:
                 core.read(part.slot, Part(many, i))
+                continue
+            if len(flights):
+                flights.overtake(part.slot)
+            if isinstance(part, ChangeSlot):
+                core.exact(part.slot, part.change, Part(many, i))
+                continue
+            writer, slot, kind, value, expires_at_us, base_expires_at_us = part  # type: ignore[misc]
+            if writer._type == "exact":
+                core.exact(slot, write_of(kind, value, expires_at_us), Part(many, i))
+                plain.append(i)
             else:
-                writer, slot, kind, value, expires_at_us, base_expires_at_us = part  # type: ignore[misc]
-                if len(flights):
-                    flights.overtake(slot)
                 seal = writer._seal if value else None
                 core.write(slot, kind, value, expires_at_us, Part(many, i), b"", base_expires_at_us, seal=seal)
     finally:
         engine.kick()
-    return await many.future
+    outcomes = await many.future
+    for i in plain:
+        outcomes[i] = written(outcomes[i])
+    return outcomes

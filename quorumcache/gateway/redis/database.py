@@ -53,6 +53,8 @@ class Database:
         #: The collections there are: type -> client of its namespace, in the order in which they count.
         self.collections = {kind: client for kind, client in ((HASH, hashes), (SET, sets)) if client is not None}
         self._string_slot = strings._slot
+        #: Whether what is done to strings may depend on what they are: compare-and-set (docs/redis.md).
+        self.is_exact = strings._type == "exact"
 
     # --- keys ---
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Commands that write their keys whatever was there, and whose handlers look at `Call.deadlines`.
 _PLAIN: Final = frozenset(("set", "setex", "psetex", "mset"))
+#: With these SET is no plain write.
+_CONDITIONS: Final = frozenset((b"NX", b"XX", b"GET", b"KEEPTTL"))
 
 
 def fold(calls: list[tuple[int, Call]]) -> tuple[list[tuple[int, Call]], list[tuple[int, int]]]:
@@ -31,7 +33,7 @@ def fold(calls: list[tuple[int, Call]]) -> tuple[list[tuple[int, Call]], list[tu
         if command.name in DEADLINES and len(call.arguments) == 3:
             key = call.arguments[1]
             place = last.get((database.number, key))
-            if place is not None and kept[place][1].command.name in _PLAIN:
+            if place is not None and _is_plain(kept[place][1]):
                 leader, write = kept[place]
                 try:
                     at_ms = deadline_ms(command.name, call.arguments[2], database.now_ms)
@@ -45,3 +47,9 @@ def fold(calls: list[tuple[int, Call]]) -> tuple[list[tuple[int, Call]], list[tu
             last[database.number, key] = len(kept)
         kept.append((number, call))
     return kept, followers
+
+
+def _is_plain(call: Call) -> bool:
+    return call.command.name in _PLAIN and not (
+        call.command.name == "set" and any(word.upper() in _CONDITIONS for word in call.arguments[3:])
+    )

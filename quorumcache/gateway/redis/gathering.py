@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from quorumcache.client import Client
-from quorumcache.client.mixed import ReadSlot, WriteSlot, run_mixed
+from quorumcache.client.mixed import Operation, ReadSlot, run_mixed
 from quorumcache.core.outcome import Outcome
 
 #: How long operations wait at most for the batch before them to come back.
@@ -33,7 +33,7 @@ class Lane:
         self._waiting: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    async def run(self, parts: Sequence[ReadSlot | WriteSlot]) -> list[Outcome]:
+    async def run(self, parts: Sequence[Operation]) -> list[Outcome]:
         """As `run_mixed`."""
         if not self._is_open:
             if not self._under_way:
@@ -76,7 +76,7 @@ class Gathering:
         self._reads = Lane(client, READS_S_MAX)
         self._writes = Lane(client, WRITES_S_MAX)
 
-    async def run(self, parts: Sequence[ReadSlot | WriteSlot]) -> list[Outcome]:
+    async def run(self, parts: Sequence[Operation]) -> list[Outcome]:
         """As `run_mixed`."""
-        lane = self._writes if any(type(part) is WriteSlot for part in parts) else self._reads
+        lane = self._writes if any(type(part) is not ReadSlot for part in parts) else self._reads
         return await lane.run(parts)

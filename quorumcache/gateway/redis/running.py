@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-from quorumcache.client.mixed import ReadSlot, WriteSlot
+from quorumcache.client.mixed import Operation, ReadSlot
 from quorumcache.errors import QuorumCacheError
 from quorumcache.gateway.redis.faults import Fault, fault_of
 from quorumcache.gateway.redis.folding import fold
@@ -62,7 +62,7 @@ def _levels(calls: list[Numbered]) -> list[list[Numbered]]:
 
 async def _in_step(gathering: Gathering, calls: list[Numbered], replies: list[Any], timeout_s: float) -> None:
     running: list[tuple[int, Steps, int]] = []
-    parts: list[ReadSlot | WriteSlot] = []
+    parts: list[Operation] = []
     for number, call in calls:
         _advance(replies, running, parts, number, call.command.run(call), None)
     while running:
@@ -89,7 +89,7 @@ async def _in_step(gathering: Gathering, calls: list[Numbered], replies: list[An
 def _advance(
     replies: list[Any],
     running: list[tuple[int, Steps, int]],
-    parts: list[ReadSlot | WriteSlot],
+    parts: list[Operation],
     number: int,
     steps: Steps,
     outcomes: list[Any] | None,
@@ -97,7 +97,7 @@ def _advance(
     """Take one command a step on: what it asks for joins `parts`, or it ends."""
     while True:
         try:
-            wanted: Sequence[ReadSlot | WriteSlot] = steps.send(outcomes)  # type: ignore[arg-type]
+            wanted: Sequence[Operation] = steps.send(outcomes)  # type: ignore[arg-type]
         except StopIteration as end:
             replies[number] = end.value
             return
@@ -115,12 +115,12 @@ def _advance(
 
 
 def _give_up(
-    running: list[tuple[int, Steps, int]], parts: list[ReadSlot | WriteSlot], replies: list[Any], timeout_s: float
+    running: list[tuple[int, Steps, int]], parts: list[Operation], replies: list[Any], timeout_s: float
 ) -> None:
     at = 0
     for number, steps, count in running:
         steps.close()
-        if any(isinstance(part, WriteSlot) for part in parts[at : at + count]):
+        if any(not isinstance(part, ReadSlot) for part in parts[at : at + count]):
             replies[number] = Fault(f"OUTCOMEUNKNOWN not confirmed within {timeout_s:g} s: it may take effect or not")
         else:
             replies[number] = Fault(f"UNAVAILABLE no result within {timeout_s:g} s: too few nodes answered")

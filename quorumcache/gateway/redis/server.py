@@ -142,7 +142,13 @@ def databases_of(client: Client, settings: Settings) -> dict[int, Database]:
         if not 0 <= number < DATABASES:
             raise Misuse(f"there is no database {number}: they are 0 to {DATABASES - 1}")
         clients: list[Client | None] = []
-        for name, kind in ((names.strings, "register"), (names.hashes, "map"), (names.sets, "set")):
+        is_exact = types.get(names.strings) == "exact"
+        if is_exact and (names.hashes or names.sets):
+            raise Misuse(
+                f"database {number} keeps strings in {names.strings!r}, of type exact: it has no hashes or sets"
+            )
+        wanted = ((names.strings, "exact" if is_exact else "register"), (names.hashes, "map"), (names.sets, "set"))
+        for name, kind in wanted:
             if name is not None and types.get(name) != kind:
                 there = f"of type {types[name]}" if name in types else "not there"
                 raise Misuse(f"database {number} needs a namespace of type {kind}, and {name!r} is {there}")

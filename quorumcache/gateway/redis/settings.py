@@ -16,8 +16,9 @@ DATABASES: Final = 16
 
 @dataclass(frozen=True)
 class DatabaseNames:
-    """The namespaces of a database: of its strings (type register), hashes (map) and sets (set). Without the latter two
-    it has strings only, which then cost less. `shared`: other databases are in the same namespaces."""
+    """The namespaces of a database: of its strings (type register, or exact), hashes (map) and sets (set). Without the
+    latter two it has strings only, which then cost less, and which alone may be exact. `shared`: other databases are in
+    the same namespaces."""
 
     strings: str
     hashes: str | None = None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from quorumcache.client.mixed import ReadSlot, WriteSlot
+from quorumcache.client.mixed import Operation
 from quorumcache.core.outcome import Outcome
 from quorumcache.gateway.redis.faults import Fault, wrong_arguments
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from quorumcache.gateway.redis.session import Session
 
 #: A command as steps: each yields operations and is given their outcomes; what it returns is the reply.
-Steps = Generator[Sequence[ReadSlot | WriteSlot], list[Outcome], Any]
+Steps = Generator[Sequence[Operation], list[Outcome], Any]
 
 
 class Call(NamedTuple):

@@ -57,7 +57,8 @@ exists greeting
         "name",
         "Ada",
         "WRONGTYPE Operation against a key holding the wrong kind of value",
-        "ERR INCR needs compare-and-set, which this build does not have",
+        "ERR INCR needs compare-and-set: SELECT a database whose strings are in a namespace of type exact, which the "
+        "gateway is given as --database N=NAMESPACE",
         "2",
         "2",
         "set",

@@ -1,26 +1,25 @@
-"""Commands that are right only with compare-and-set (gateway/redis/exact.py): refused, each by its name."""
+"""Commands that depend on what is there: right only with compare-and-set (gateway/redis/exact.py), in databases whose
+strings are in a namespace of type exact. The others are refused, each by its name."""
 
 from __future__ import annotations
 
+from decimal import Context, Decimal, InvalidOperation
 from typing import Final
 
-from quorumcache.gateway.redis.exact import refuse
+from quorumcache.gateway.redis.exact import Put, Stood, edit
 from quorumcache.gateway.redis.faults import Fault
-from quorumcache.gateway.redis.table import ALL_KEYS, ONE_KEY, Call, command
+from quorumcache.gateway.redis.table import ALL_KEYS, ONE_KEY, Call, Steps, command
+from quorumcache.gateway.redis.times import integer
+
+_INTEGER_MAX: Final = (1 << 63) - 1
+_OVERFLOW: Final = "ERR increment or decrement would overflow"
+_NOT_A_FLOAT: Final = "ERR value is not a valid float"
+#: Redis counts in long doubles, and shows 17 digits.
+_FLOATS: Final = Context(prec=17)
+_FLOAT_BYTES_MAX: Final = 64
 
 # name, arity, keys, group, summary
 _REFUSED: Final[tuple[tuple[str, int, tuple[int, int, int], str, str], ...]] = (
-    ("append", 3, ONE_KEY, "string", "Appends to the string value of a key."),
-    ("decr", 2, ONE_KEY, "string", "Decrements the integer value of a key by one."),
-    ("decrby", 3, ONE_KEY, "string", "Decrements the integer value of a key."),
-    ("getdel", 2, ONE_KEY, "string", "Returns the string value of a key, and deletes it."),
-    ("getset", 3, ONE_KEY, "string", "Returns the string value of a key, and sets another."),
-    ("incr", 2, ONE_KEY, "string", "Increments the integer value of a key by one."),
-    ("incrby", 3, ONE_KEY, "string", "Increments the integer value of a key."),
-    ("incrbyfloat", 3, ONE_KEY, "string", "Increments the floating point value of a key."),
-    ("setnx", 3, ONE_KEY, "string", "Sets the string value of a key that is not there."),
-    ("setrange", 4, ONE_KEY, "string", "Overwrites a part of a string value."),
-    ("persist", 2, ONE_KEY, "generic", "Removes the expiry of a key."),
     ("rename", 3, (1, 2, 1), "generic", "Renames a key."),
     ("renamenx", 3, (1, 2, 1), "generic", "Renames a key where the new name is free."),
     ("hincrby", 4, ONE_KEY, "hash", "Increments the integer value of a field."),
@@ -31,11 +30,175 @@ _REFUSED: Final[tuple[tuple[str, int, tuple[int, int, int], str, str], ...]] = (
 
 
 def _run(call: Call) -> object:
-    raise refuse(call.command.name.upper())
+    name = call.command.name.upper()
+    raise Fault(f"ERR {name} needs compare-and-set over fields or two keys, which there is not: only strings have it")
 
 
 for _name, _arity, _keys, _group, _summary in _REFUSED:
     command(_name, _arity, "write", _keys, group=_group, summary=_summary)(_run)
+
+
+# --- counting ---
+
+
+def _count(call: Call, by: int) -> Steps:
+    totals: list[int] = [0]
+
+    def make(stood: Stood) -> Put:
+        totals[0] = integer(stood.value if stood.value is not None else b"0") + by
+        if not -_INTEGER_MAX - 1 <= totals[0] <= _INTEGER_MAX:
+            raise Fault(_OVERFLOW)
+        return Put(b"%d" % totals[0], _expiry(call, stood))
+
+    yield from edit(call, call.arguments[1], make)
+    return totals[0]
+
+
+def _expiry(call: Call, stood: Stood) -> int:
+    """As it is; of what is new, what the namespace wants."""
+    return stood.expires_at_us if stood.value is not None else call.database.lasting()
+
+
+@command("incr", 2, "write denyoom fast", ONE_KEY, group="string", summary="Increments the integer value by one.")
+def incr(call: Call) -> Steps:
+    return (yield from _count(call, 1))
+
+
+@command("decr", 2, "write denyoom fast", ONE_KEY, group="string", summary="Decrements the integer value by one.")
+def decr(call: Call) -> Steps:
+    return (yield from _count(call, -1))
+
+
+@command("incrby", 3, "write denyoom fast", ONE_KEY, group="string", summary="Increments the integer value of a key.")
+def incrby(call: Call) -> Steps:
+    return (yield from _count(call, integer(call.arguments[2])))
+
+
+@command("decrby", 3, "write denyoom fast", ONE_KEY, group="string", summary="Decrements the integer value of a key.")
+def decrby(call: Call) -> Steps:
+    return (yield from _count(call, -integer(call.arguments[2])))
+
+
+def _float(word: bytes) -> Decimal:
+    try:
+        if not word or len(word) > _FLOAT_BYTES_MAX or word != word.strip() or b"_" in word:
+            raise Fault(_NOT_A_FLOAT)
+        number = Decimal(word.decode("ascii"))
+    except (InvalidOperation, UnicodeDecodeError):
+        raise Fault(_NOT_A_FLOAT) from None
+    if not number.is_finite():
+        raise Fault(_NOT_A_FLOAT if number.is_nan() else "ERR increment would produce NaN or Infinity")
+    if abs(number.adjusted()) > 4 * _FLOAT_BYTES_MAX:
+        raise Fault(_NOT_A_FLOAT)
+    return number
+
+
+@command(
+    "incrbyfloat", 3, "write denyoom fast", ONE_KEY, group="string", summary="Increments the floating point value."
+)
+def incrbyfloat(call: Call) -> Steps:
+    by = _float(call.arguments[2])
+    texts: list[bytes] = [b""]
+
+    def make(stood: Stood) -> Put:
+        total = _FLOATS.add(_float(stood.value if stood.value is not None else b"0"), by)
+        text = format(total, "f")
+        if "." in text:
+            text = text.rstrip("0").rstrip(".")
+        texts[0] = b"0" if text in ("-0", "") else text.encode()
+        return Put(texts[0], _expiry(call, stood))
+
+    yield from edit(call, call.arguments[1], make)
+    return texts[0]
+
+
+# --- what was there, and something else ---
+
+
+@command(
+    "setnx", 3, "write denyoom fast", ONE_KEY, group="string", summary="Sets the value of a key that is not there."
+)
+def setnx(call: Call) -> Steps:
+    _, key, value = call.arguments
+    done = yield from edit(
+        call, key, lambda stood: Put(value, call.database.lasting()) if stood.value is None else None
+    )
+    return int(done)
+
+
+@command("getset", 3, "write denyoom fast", ONE_KEY, group="string", summary="Returns the value, and sets another.")
+def getset(call: Call) -> Steps:
+    _, key, value = call.arguments
+    before: list[bytes | None] = [None]
+
+    def make(stood: Stood) -> Put:
+        before[0] = stood.value
+        return Put(value, call.database.lasting())
+
+    yield from edit(call, key, make)
+    return before[0]
+
+
+@command("getdel", 2, "write fast", ONE_KEY, group="string", summary="Returns the value of a key, and deletes it.")
+def getdel(call: Call) -> Steps:
+    before: list[bytes | None] = [None]
+
+    def make(stood: Stood) -> Put:
+        before[0] = stood.value
+        return Put(None)
+
+    yield from edit(call, call.arguments[1], make)
+    return before[0]
+
+
+@command("append", 3, "write denyoom fast", ONE_KEY, group="string", summary="Appends to the value of a key.")
+def append(call: Call) -> Steps:
+    _, key, more = call.arguments
+    length = [0]
+
+    def make(stood: Stood) -> Put:
+        value = (stood.value or b"") + more
+        length[0] = len(value)
+        return Put(value, _expiry(call, stood))
+
+    yield from edit(call, key, make)
+    return length[0]
+
+
+@command("setrange", 4, "write denyoom", ONE_KEY, group="string", summary="Overwrites a part of a value.")
+def setrange(call: Call) -> Steps:
+    _, key, word, part = call.arguments
+    offset, most = integer(word), call.database.strings._value_bytes_max
+    if offset < 0:
+        raise Fault("ERR offset is out of range")
+    length = [0]
+
+    def make(stood: Stood) -> Put | None:
+        value = stood.value or b""
+        length[0] = len(value)
+        if not part:
+            return None
+        if offset + len(part) > most:
+            raise Fault(f"ERR string exceeds maximum allowed size: values have at most {most} bytes here")
+        value = value[:offset].ljust(offset, b"\0") + part + value[offset + len(part) :]
+        length[0] = len(value)
+        return Put(value, _expiry(call, stood))
+
+    yield from edit(call, key, make)
+    return length[0]
+
+
+@command("persist", 2, "write fast", ONE_KEY, group="generic", summary="Removes the expiry of a key.")
+def persist(call: Call) -> Steps:
+    def make(stood: Stood) -> Put | None:
+        if stood.value is None or not stood.expires_at_us:
+            return None
+        return Put(stood.value, call.database.lasting())
+
+    return int((yield from edit(call, call.arguments[1], make)))
+
+
+# --- what stays refused ---
 
 
 @command(
@@ -56,7 +219,9 @@ def msetnx(call: Call) -> object:
 def watch(call: Call) -> object:
     if call.session.queue is not None:
         raise Fault("ERR WATCH inside MULTI is not allowed")
-    raise refuse("WATCH")
+    raise Fault(
+        "ERR WATCH needs compare-and-set in EXEC, which there is not: EXEC does not look at what keys were before"
+    )
 
 
 @command("unwatch", 1, "fast", group="transactions", summary="Forgets what was watched.")

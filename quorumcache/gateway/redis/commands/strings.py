@@ -10,7 +10,7 @@ from quorumcache.core.model import DELETE
 from quorumcache.core.outcome import Outcome
 from quorumcache.gateway.redis.database import Database, check_written, is_there
 from quorumcache.gateway.redis.encoding import OK
-from quorumcache.gateway.redis.exact import refuse
+from quorumcache.gateway.redis.exact import Put, Stood, edit, refuse
 from quorumcache.gateway.redis.faults import SYNTAX, WRONG_TYPE, Fault, wrong_arguments
 from quorumcache.gateway.redis.table import ALL_KEYS, ONE_KEY, Call, Steps, command
 from quorumcache.gateway.redis.times import OPTIONS, integer, lifetime_ms, option_ms
@@ -125,8 +125,29 @@ def getex(call: Call) -> Steps:
     if len(call.arguments) > 2:
         if call.arguments[2].upper() not in (*OPTIONS, b"PERSIST"):
             raise Fault(SYNTAX)
-        raise refuse("GETEX with an expiry")
+        return (yield from _get_and_expire(call))
     return (yield from read_string(call.database, call.arguments[1]))
+
+
+def _get_and_expire(call: Call) -> Steps:
+    database, (_, key, word, *rest) = call.database, call.arguments
+    option, at_ms = word.upper(), 0
+    if len(rest) != (option != b"PERSIST"):
+        raise Fault(SYNTAX)
+    if rest:
+        at_ms = option_ms("getex", option, rest[0], database.now_ms)
+    before: list[bytes | None] = [None]
+
+    def make(stood: Stood) -> Put | None:
+        before[0] = stood.value
+        if stood.value is None:
+            return None
+        if at_ms and at_ms * 1000 <= stood.now_us:
+            return Put(None)
+        return Put(stood.value, database.expires_at_us(at_ms) if at_ms else database.lasting())
+
+    yield from edit(call, key, make)
+    return before[0]
 
 
 @command("set", -3, "write denyoom", ONE_KEY, group="string", summary="Sets the string value of a key.")
@@ -152,8 +173,31 @@ def set_(call: Call) -> Steps:
     if expiries > 1 or ("NX" in conditions and "XX" in conditions):
         raise Fault(SYNTAX)
     if conditions:
-        raise refuse(f"SET with {conditions[0]}")
+        return (yield from _set_if(call, conditions, at_ms))
     return (yield from write_strings(call, {key: value}, at_ms))
+
+
+def _set_if(call: Call, conditions: list[str], at_ms: int | None) -> Steps:
+    """SET where it matters what was there."""
+    database, (_, key, value, *_) = call.database, call.arguments
+    if not database.is_exact:
+        raise refuse(f"SET with {conditions[0]}")
+    before: list[bytes | None] = [None]
+
+    def make(stood: Stood) -> Put | None:
+        before[0] = stood.value
+        if ("NX" in conditions and stood.value is not None) or ("XX" in conditions and stood.value is None):
+            return None
+        if at_ms is not None and at_ms * 1000 <= stood.now_us:
+            return Put(None)
+        if "KEEPTTL" in conditions and stood.value is not None:
+            return Put(value, stood.expires_at_us)
+        return Put(value, database.lasting() if at_ms is None else database.expires_at_us(at_ms))
+
+    done = yield from edit(call, key, make)
+    if "GET" in conditions:
+        return before[0]
+    return OK if done or (at_ms is not None and at_ms <= database.now_ms and before[0] is None) else None
 
 
 @command("setex", 4, "write denyoom", ONE_KEY, group="string", summary="Sets a string value that expires in seconds.")
