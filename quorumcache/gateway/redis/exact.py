@@ -22,12 +22,13 @@ from quorumcache.gateway.redis.table import Call, Steps
 
 
 class Stood(NamedTuple):
-    """What stands under a key: its value (None: nothing), when it expires (cluster time in microseconds, 0: never), and
-    the cluster's time."""
+    """What stands under a key: its value (None: nothing), when it expires (cluster time in microseconds, 0: never), the
+    cluster's time, and its header (empty: nothing)."""
 
     value: bytes | None
     expires_at_us: int
     now_us: int
+    header: bytes = b""
 
 
 class Put(NamedTuple):
@@ -53,10 +54,7 @@ def edit(call: Call, key: bytes, make: Edit) -> Steps:
         faults.clear()
         stood = Stood(None, 0, cluster_us)
         if header:
-            data = salted[SALT_BYTES:]
-            stood = Stood(
-                (parse(data).data or b"") if data[:4] == MAGIC else data, header_expires_at(header), cluster_us
-            )
+            stood = Stood(plain(salted[SALT_BYTES:]), header_expires_at(header), cluster_us, header)
         try:
             put = make(stood)
             if put is None or (put.value is None and not header):
@@ -76,6 +74,11 @@ def edit(call: Call, key: bytes, make: Edit) -> Steps:
     if faults:
         raise faults[0]
     return isinstance(outcome, Decided)
+
+
+def plain(data: bytes) -> bytes:
+    """A value, of what is stored."""
+    return (parse(data).data or b"") if data[:4] == MAGIC else data
 
 
 def refuse(what: str) -> Fault:

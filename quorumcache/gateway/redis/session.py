@@ -57,6 +57,8 @@ class Session:
         self.queue: list[list[bytes]] | None = None
         self.queue_bytes = 0
         self.is_spoilt = False
+        #: (database, key) -> the header of what stood there when it was watched, empty for nothing.
+        self.watched: dict[tuple[int, bytes], bytes] = {}
 
     @property
     def subscriptions(self) -> int:

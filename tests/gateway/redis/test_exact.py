@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import ResponseError, WatchError
 
 from quorumcache.client import Client
 from quorumcache.core.config import NamespaceInfo
@@ -158,6 +158,63 @@ async def test_several_connections_count_exactly(gateway: RedisGateway, r: Any) 
     pipe = r.pipeline(transaction=True)
     pipe.incr("m").incr("m").setnx("m2", "v").get("m")
     assert await pipe.execute() == [1, 2, True, b"2"]
+
+
+async def test_watch_and_exec(gateway: RedisGateway, r: Any) -> None:
+    """EXEC after WATCH is one compare-and-set: it does nothing where the key has changed, and is alone where not."""
+    await r.set("k", "1")
+    async with r.pipeline() as pipe, Redis(port=gateway.port) as other:
+        await pipe.watch("k")
+        value = int(await pipe.get("k"))
+        pipe.multi()
+        pipe.set("k", value + 1).expire("k", 500).get("k").incr("k")
+        assert await pipe.execute() == [True, True, b"2", 3]
+        assert (await r.get("k"), await r.ttl("k") > 400) == (b"3", True)
+        await pipe.watch("k")
+        await other.set("k", "else")
+        pipe.multi()
+        pipe.set("k", "mine")
+        with pytest.raises(WatchError):
+            await pipe.execute()
+        assert await r.get("k") == b"else"
+        await pipe.watch("nothing")
+        pipe.multi()
+        pipe.set("nothing", b"\xc1qc\x01there", nx=True).incr("nothing").append("nothing", "!")
+        replies = await pipe.execute(raise_on_error=False)
+        assert (replies[0], replies[2]) == (True, 10)
+        assert "not an integer" in str(replies[1])
+        assert await r.get("nothing") == b"\xc1qc\x01there!"
+        await pipe.watch("k", "nothing")
+        pipe.multi()
+        pipe.set("k", "1")
+        with refused("of the one key that was watched"):
+            await pipe.execute()
+        await pipe.watch("k")
+        await pipe.unwatch()
+        pipe.multi()
+        pipe.set("k", "1").set("l", "2")
+        assert await pipe.execute() == [True, True]
+    totals = await asyncio.gather(*(_add_by_hand(gateway.port) for _ in range(3)))
+    assert sum(totals) > 0
+    assert int(await r.get("by hand")) >= sum(totals)
+
+
+async def _add_by_hand(port: int) -> int:
+    done = 0
+    async with Redis(port=port) as one:
+
+        async def add(pipe: Any) -> None:
+            value = int(await pipe.get("by hand") or 0)
+            pipe.multi()
+            pipe.set("by hand", value + 1)
+
+        for _ in range(3):
+            try:
+                await one.transaction(add, "by hand")
+                done += 1
+            except ResponseError:  # A slow machine may have no time left.
+                continue
+    return done
 
 
 async def test_elsewhere_it_is_refused_with_the_remedy(gateway: RedisGateway, client: Client) -> None:

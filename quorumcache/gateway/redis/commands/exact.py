@@ -6,7 +6,10 @@ from __future__ import annotations
 from decimal import Context, Decimal, InvalidOperation
 from typing import Final
 
-from quorumcache.gateway.redis.exact import Put, Stood, edit
+from quorumcache.client.mixed import ReadSlot
+from quorumcache.core.outcome import Found
+from quorumcache.gateway.redis.database import check_missed
+from quorumcache.gateway.redis.exact import Put, Stood, edit, refuse
 from quorumcache.gateway.redis.faults import Fault
 from quorumcache.gateway.redis.table import ALL_KEYS, ONE_KEY, Call, Steps, command
 from quorumcache.gateway.redis.times import integer
@@ -17,6 +20,7 @@ _NOT_A_FLOAT: Final = "ERR value is not a valid float"
 #: Redis counts in long doubles, and shows 17 digits.
 _FLOATS: Final = Context(prec=17)
 _FLOAT_BYTES_MAX: Final = 64
+_WATCHED_MAX: Final = 64
 
 # name, arity, keys, group, summary
 _REFUSED: Final[tuple[tuple[str, int, tuple[int, int, int], str, str], ...]] = (
@@ -216,14 +220,24 @@ def msetnx(call: Call) -> object:
     group="transactions",
     summary="Lets EXEC do nothing where keys have changed.",
 )
-def watch(call: Call) -> object:
-    if call.session.queue is not None:
+def watch(call: Call) -> Steps:
+    session, database = call.session, call.database
+    if session.queue is not None:
         raise Fault("ERR WATCH inside MULTI is not allowed")
-    raise Fault(
-        "ERR WATCH needs compare-and-set in EXEC, which there is not: EXEC does not look at what keys were before"
-    )
+    if not database.is_exact:
+        raise refuse("WATCH")
+    keys = [key for key in dict.fromkeys(call.arguments[1:]) if (database.number, key) not in session.watched]
+    if len(session.watched) + len(keys) > _WATCHED_MAX:
+        raise Fault(f"ERR at most {_WATCHED_MAX} keys can be watched")
+    outcomes = yield [ReadSlot(database.string_slot(key)) for key in keys]
+    for key, outcome in zip(keys, outcomes, strict=True):
+        if not isinstance(outcome, Found):
+            check_missed(outcome)
+        session.watched[database.number, key] = outcome.header if isinstance(outcome, Found) else b""
+    return "OK"
 
 
 @command("unwatch", 1, "fast", group="transactions", summary="Forgets what was watched.")
 def unwatch(call: Call) -> object:
+    call.session.watched.clear()
     return "OK"
