@@ -56,6 +56,10 @@ KINDS: Final = (
     "BallotReply",
     "ExactReport",
     "ExactReportReply",
+    "Follow",
+    "FollowReply",
+    "SealEpoch",
+    "SealReply",
 )
 KIND_OF: Final[dict[type, int]] = {getattr(m, name): number for number, name in enumerate(KINDS)}
 MESSAGE_COLUMNS: Final = ("sent_us", "arrived_us", "source", "target", "kind", "id")

@@ -80,11 +80,15 @@ class Verifier:
     """
 
     def __init__(self, verify: Verify, chain: Sequence[Configuration], *, remembered_max: int = 8192) -> None:
-        self._verify = verify
+        self.verify = verify
         self._remembered: dict[bytes, None] = {}
         self._remembered_max = remembered_max
         self.chain: dict[bytes, Configuration] = {c.digest: c for c in chain}
         self.verified_count = 0
+
+    def under(self, chain: Sequence[Configuration]) -> Verifier:
+        """One for another chain, that checks signatures as this one does."""
+        return Verifier(self.verify, chain, remembered_max=self._remembered_max)
 
     def remember(self, signer: bytes, message: bytes, signature: bytes) -> None:
         """Note a signature as good: one that was just made, or checked."""
@@ -102,7 +106,7 @@ class Verifier:
         if signer + signature + message in self._remembered:
             return True
         self.verified_count += 1
-        if not self._verify(signer, message, signature):
+        if not self.verify(signer, message, signature):
             return False
         self.remember(signer, message, signature)
         return True

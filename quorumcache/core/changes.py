@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quorumcache.core import messages as m
 from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
-from quorumcache.core.outcome import UNAVAILABLE, Failed, Heard
+from quorumcache.core.outcome import UNAVAILABLE, Failed, Heard, Outcome
 from quorumcache.core.read import rejection
 
 if TYPE_CHECKING:
@@ -100,6 +100,10 @@ class ChangesRound(Machine):
             self.deadline_us = min(now_us + self._context.configuration.grace_us, self.end_us)
         if self._quorum_us and all(n in self._replies or n in self._rejects for n in self._waited):
             self._finish(Heard(self._replies))
+
+    def stranded(self, why: str) -> list[tuple[list[Any], Outcome]]:
+        """See `Machine.stranded`: as if nobody had answered."""
+        return [([self._token], Heard({}))]
 
     def _has_quorums(self) -> bool:
         q, replies = self._context.configuration.q, self._replies

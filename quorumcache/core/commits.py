@@ -85,6 +85,20 @@ class Commits(Machine):
         self._commits: dict[int, CommitPart] = {}
         self._id = context.new_id(self)
 
+    def committing(self) -> list[tuple[PendingWrite, Entry]]:
+        """The writes that were certified and sent out for good, and are not confirmed yet, each as an entry that proves
+        itself; not those of fields, which may be written again under another generation."""
+        found = []
+        for part in self._commits.values():
+            certificate = part.request.bundles[0].certificate
+            for i in part.positions:
+                write = self._writes[i]
+                if self._states[i] == CERTIFIED and not isinstance(write, FieldWrite):
+                    path = merkle.path_of(self._draft.leaves, i)
+                    entry = Entry(self._draft.headers[i], self._draft.salted[i], certificate, i, path)
+                    found.append((write, entry))
+        return found
+
     def _schedule(self, now_us: int) -> None:
         """Set the deadline to what comes first."""
         raise NotImplementedError

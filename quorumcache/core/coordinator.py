@@ -10,7 +10,7 @@ It must not know sockets, futures or keys.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from quorumcache.core import messages as m
@@ -28,6 +28,7 @@ from quorumcache.core.model import (
     Entry,
     slot_parts,
 )
+from quorumcache.core.onward import Onward
 from quorumcache.core.outcome import DENIED, UNAVAILABLE, Failed, Outcome
 from quorumcache.core.queue import Token, WriteQueue
 from quorumcache.core.read import ReadBatch
@@ -36,6 +37,7 @@ from quorumcache.core.rights import READ
 from quorumcache.core.scan import ScanPart
 from quorumcache.core.settle import Settle
 from quorumcache.core.settlekey import SettleKey
+from quorumcache.core.succession import counting
 from quorumcache.core.types.base import base_slot_of, is_base_slot
 from quorumcache.core.watch import Watching
 from quorumcache.core.write import WriteBatch
@@ -51,7 +53,8 @@ class Coordinator(WriteQueue):
 
     `writer` (32 bytes) and `sign` are the writer's key; None for a client that only reads. `nonce` is a random u64,
     `random_bytes` gives salts, `first_id` is a random start for request ids. `guess_us` is the first guess of cluster
-    time minus the own clock. `now_us` everywhere is the client's own monotonic clock.
+    time minus the own clock. `now_us` everywhere is the client's own monotonic clock. `known`: configurations before,
+    the oldest first. Once `onward.chain` is set, the cluster has moved on: `go_over` (onward.py) gives the next one.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class Coordinator(WriteQueue):
         random_bytes: Callable[[int], bytes],
         first_id: int,
         guess_us: int,
+        known: Sequence[Configuration] = (),
+        moved_us: int = -(1 << 62),
     ) -> None:
         super().__init__(configuration, sign)
         self.verifier = verifier
@@ -84,6 +89,7 @@ class Coordinator(WriteQueue):
         self.generations = Generations(self)
         self._direct = Direct(self)
         self._exact = ExactQueue(self)
+        self.onward = Onward(self, known, verifier.verify, moved_us)
         #: The shortest round trip to a quorum of late, in microseconds: how far the nodes are.
         self.round_us = 0
         #: Proofs of misbehaviour that this client came upon, by the key that each convicts.
@@ -197,7 +203,11 @@ class Coordinator(WriteQueue):
                 self._renew_nonce()
         machine = self._routes.get(reply.id)
         if machine is None:
+            if self.onward.is_answer(reply):
+                self.onward.receive(node, reply)
             return
+        if type(reply) is m.Reject and self.onward.is_dropped(node, reply, now_us):
+            return  # As if the node had not answered: it is asked again, there or in the next epoch.
         if now_us >= machine.end_us:
             # Only answers received within op_time count (protocol 1), however late the driver wakes us.
             machine.wake(now_us)
@@ -219,6 +229,7 @@ class Coordinator(WriteQueue):
                 machine.deadline_us = max(machine.deadline_us, now_us + 1)
             self.schedule(machine)
             timers = self._timers
+        self.onward.wake(now_us)
         due: dict[bytes, PendingWrite] = {}
         while self._delayed and self._delayed[0][0] <= now_us:
             write = heapq.heappop(self._delayed)[2]
@@ -263,7 +274,8 @@ class Coordinator(WriteQueue):
         first = timers[0][0] if timers else None
         if self._delayed and (first is None or self._delayed[0][0] < first):
             first = self._delayed[0][0]
-        return first
+        looking_us = self.onward.deadline_us
+        return first if looking_us is None or (first is not None and first < looking_us) else looking_us
 
     @property
     def is_idle(self) -> bool:
@@ -279,6 +291,35 @@ class Coordinator(WriteQueue):
     def is_reachable(self, node: int) -> bool:
         """Whether the driver has a way to this node, as far as it said."""
         return node not in self._unreachable
+
+    # --- another epoch ---
+
+    def successor(self, configuration: Configuration, known: Sequence[Configuration], now_us: int) -> Coordinator:
+        """One like this for a later epoch, with nothing under way; for `go_over`."""
+        new = Coordinator(
+            configuration,
+            self.verifier.under(counting(configuration, known)),
+            writer=self.writer,
+            sign=self.sign,
+            nonce=self.random_u64(),  # Its clock knows nothing of the times that were proposed.
+            random_bytes=self.random_bytes,
+            first_id=self._next_id,
+            guess_us=self.clock.time_us(now_us) - now_us,
+            known=known,
+            moved_us=now_us,
+        )
+        new.done, new.counts, new.evidence = self.done, self.counts, self.evidence
+        return new
+
+    def machines(self) -> list[Machine]:
+        """All that is under way, each once."""
+        return [machine for machine in dict.fromkeys(self._routes.values()) if not machine.finished]
+
+    def unread(self) -> list[tuple[bytes, list[Token], bool]]:
+        """Reads that were not sent: slot, who waits, whether for the whole entry. Listings that were not sent end."""
+        self.finish([scan[-1] for scan in self._scans], Failed(UNAVAILABLE, "the cluster moved on: list again"))
+        queues = ((self._reads, False), (self._full_reads, True))
+        return [(slot, tokens, full) for queue, full in queues for slot, tokens in queue.items()]
 
     # --- what the machines call ---
 
@@ -338,7 +379,9 @@ class Coordinator(WriteQueue):
             def finish(outcome: Outcome, _at_us: int, waiting: list[Token] = waiting) -> None:
                 self.finish(waiting, outcome)
 
-            self.schedule(SettleKey(self, group, base_slot_of(slot), wanted, finish, started_us, now_us))
+            machine = SettleKey(self, group, base_slot_of(slot), wanted, finish, started_us, now_us)
+            machine.tokens = waiting
+            self.schedule(machine)
         return others, others_tokens
 
     def unrouted_id(self) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from quorumcache.core import messages as m
+from quorumcache.core.outcome import Outcome
 
 RESEND_US: Final = 250_000
 RESEND_US_MAX: Final = 2_000_000
@@ -33,6 +34,14 @@ class Machine:
     def wake(self, now_us: int) -> None:
         """Do what is due by now."""
         raise NotImplementedError
+
+    def waiting(self) -> list[tuple[bytes, list[Any], bool]]:
+        """The reads of slots that it has not ended: slot, who waits for it, whether for the whole entry."""
+        return []
+
+    def stranded(self, why: str) -> list[tuple[list[Any], Outcome]]:
+        """How whatever else waits for it ends, where it cannot go on."""
+        return []
 
 
 def is_worth_asking_again(node: int, rejects: dict[int, m.Reject]) -> bool:

@@ -1,8 +1,8 @@
-"""Every message of the protocol, in one table (`REQUESTS`, `REPLIES`).
+"""Every message of the protocol, in one table (`TABLE`).
 
 Shapes and bounds only: what a node or a client does with them is in node.py, read.py, write.py and beside them; how
 they become bytes is in wire/codec.py. A reply carries its request's id, the nonce of the protocol page, and
-the node's clock at the time of the answer.
+the node's clock at the time of the answer. Those about epochs are in epochmessages.py.
 """
 
 from __future__ import annotations
@@ -12,21 +12,36 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from quorumcache.core.epochmessages import Follow as Follow
+from quorumcache.core.epochmessages import FollowReply as FollowReply
+from quorumcache.core.epochmessages import SealEpoch as SealEpoch
+from quorumcache.core.epochmessages import SealReply as SealReply
 from quorumcache.core.evidence import Proof
 from quorumcache.core.model import (
     BATCH_COUNT_MAX,
-    HEADER_BYTES_MAX,
     KEY_BYTES_MAX,
     NAMESPACE_BYTES_MAX,
-    SALT_BYTES,
-    SLOT_BYTES_MAX,
-    STAMP_BYTES,
-    VALUE_BYTES_MAX,
     Certificate,
     Entry,
-    Grant,
     header_slot,
 )
+from quorumcache.core.shapes import (
+    Ballot,
+    BallotOrNone,
+    Bitmap,
+    GroupId,
+    Hash,
+    HeaderBytes,
+    Index,
+    PathBytes,
+    SaltedBytes,
+    Signature,
+    SlotBytes,
+    TimeUs,
+    Votes,
+)
+from quorumcache.core.shapes import Reply as Reply
+from quorumcache.core.shapes import Request as Request
 from quorumcache.core.types.base import KEY_FIELDS_MAX
 
 READ_SLOTS_MAX: Final = 1024
@@ -39,9 +54,6 @@ BATCH_BYTES_MAX: Final = 4 << 20
 SHARD_SUMS_MAX: Final = 1024
 REPORT_SHARDS_MAX: Final = 256
 REPORT_ENTRIES_MAX: Final = 64
-PATH_BYTES_MAX: Final = 32 * 10
-GROUP_NODES_MAX: Final = 100
-BALLOT_BYTES: Final = STAMP_BYTES
 #: An outline has the entries themselves where headers, values and proofs are within this.
 OUTLINE_BYTES_MAX: Final = 256 << 10
 FIELDS_KNOWN_MAX: Final = 65_536
@@ -52,21 +64,6 @@ SCAN_BYTES_MAX: Final = 128 << 10
 #: Headers of changes in a reply, and their bytes: they may exceed these by one header.
 CHANGES_MAX: Final = 1024
 CHANGES_BYTES_MAX: Final = 256 << 10
-
-Id = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-TimeUs = Annotated[int, Meta(ge=0, le=(1 << 62))]
-Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
-GroupId = Annotated[bytes, Meta(min_length=16, max_length=16)]
-Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
-Bitmap = Annotated[bytes, Meta(max_length=BATCH_COUNT_MAX // 8)]
-Index = Annotated[int, Meta(ge=0, lt=BATCH_COUNT_MAX)]
-HeaderBytes = Annotated[bytes, Meta(max_length=HEADER_BYTES_MAX)]
-SaltedBytes = Annotated[bytes, Meta(max_length=SALT_BYTES + VALUE_BYTES_MAX)]
-SlotBytes = Annotated[bytes, Meta(max_length=SLOT_BYTES_MAX)]
-Ballot = Annotated[bytes, Meta(min_length=BALLOT_BYTES, max_length=BALLOT_BYTES)]
-BallotOrNone = Annotated[bytes, Meta(max_length=BALLOT_BYTES)]
-Votes = Annotated[tuple[Grant, ...], Meta(max_length=GROUP_NODES_MAX)]
-PathBytes = Annotated[bytes, Meta(max_length=PATH_BYTES_MAX)]
 
 # Why a node refuses one header (protocol 3, prepare).
 DENIED: Final = 1
@@ -120,21 +117,6 @@ REJECTIONS: Final = {
     OVERLOADED: "OVERLOADED",
     NOT_ALLOWED: "NOT_ALLOWED",
 }
-
-
-class Request(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """The base of all requests: `id` is the client's, unique while its session key lives; `configuration` is the
-    digest of the configuration that the sender works under."""
-
-    id: Id
-    configuration: Hash
-
-
-class Reply(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """The base of all replies: the request's id, and the node's clock in microseconds when it answered."""
-
-    id: Id
-    clock_us: TimeUs
 
 
 class Prepare(Request, tag=1):
@@ -561,6 +543,8 @@ AnyRequest = (
     | Vote
     | Lock
     | ExactReport
+    | Follow
+    | SealEpoch
 )
 AnyReply = (
     PrepareReply
@@ -583,6 +567,8 @@ AnyReply = (
     | GetReply
     | BallotReply
     | ExactReportReply
+    | FollowReply
+    | SealReply
 )
 
 
@@ -617,4 +603,6 @@ TABLE: Final[dict[type[Request], type[Reply]]] = {
     Vote: BallotReply,
     Lock: BallotReply,
     ExactReport: ExactReportReply,
+    Follow: FollowReply,
+    SealEpoch: SealReply,
 }

@@ -7,7 +7,7 @@ How a write is proposed is in draft.py, when in coordinator.py. It must not know
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from quorumcache.core.certificate import Sign
@@ -122,6 +122,30 @@ class WriteQueue:
         behind = self._behind.pop(write.slot, None)
         if behind is not None:
             self._ready[write.slot] = behind
+
+    def unwritten(self) -> Iterator[tuple[PendingWrite, bool]]:
+        """All writes that have not ended, in the order in which those of a slot were asked for, and whether each is on
+        its way."""
+        for write in self._in_flight.values():
+            yield write, True
+        for queue in (self._ready, self._behind):
+            for slot, write in queue.items():
+                if self._in_flight.get(slot) is not write:
+                    yield write, False
+
+    def take_up(self, write: PendingWrite) -> None:
+        """Queue a write that was begun elsewhere, behind one of the same slot that is on its way or queued."""
+        queue = self._behind if write.slot in self._in_flight else self._ready
+        before = queue.get(write.slot)
+        if before is not None and not (before.kind == DELETE and self.is_keyed(write.slot)):
+            # As in `write`: what queued up later stands for both.
+            write.tokens = before.tokens + write.tokens
+            if isinstance(write, FieldWrite) and isinstance(before, FieldWrite):
+                write.committed = write.committed or before.committed
+        elif before is not None:
+            before.tokens += write.tokens
+            return
+        queue[write.slot] = write
 
     def is_in_flight(self, slot: bytes) -> bool:
         """Whether a write of this slot is on its way, or about to be."""

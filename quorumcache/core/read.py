@@ -135,6 +135,11 @@ class ReadBatch(Machine):
         if others:
             context.send(others, m.Read(self._id, digest, slots))
 
+    def waiting(self) -> list[tuple[bytes, list[Any], bool]]:
+        """See `Machine.waiting`."""
+        pairs = zip(self._slots, self._tokens, self._states, strict=True)
+        return [(slot, tokens, False) for slot, tokens, state in pairs if state != _DONE]
+
     # --- replies ---
 
     def receive(self, request_id: int, node: int, reply: m.Reply, now_us: int) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quorumcache.core import messages as m
 from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
 from quorumcache.core.model import ABSENT, KEY_BYTES_MAX, Malformed, slot_of
-from quorumcache.core.outcome import UNAVAILABLE, Failed, Listed
+from quorumcache.core.outcome import UNAVAILABLE, Failed, Listed, Outcome
 from quorumcache.core.read import rejection
 
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ class ScanPart(Machine):
         self._id = context.new_id(self)
         self._request = m.Scan(self._id, configuration.digest, group.id, namespace, prefix, start, count)
         context.send(group.members, self._request)
+
+    def stranded(self, why: str) -> list[tuple[list[Any], Outcome]]:
+        """See `Machine.stranded`."""
+        return [([self._token], Failed(UNAVAILABLE, f"{why}: list again, from the start"))]
 
     def receive(self, request_id: int, node: int, reply: m.Reply, now_us: int) -> None:
         """Take a node's list."""

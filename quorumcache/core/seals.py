@@ -30,7 +30,7 @@ def seal_string(before: bytes, successor: bytes) -> bytes:
     return b"".join((_SEAL_TAG, before, successor))
 
 
-class Seal(msgspec.Struct, frozen=True, array_like=True):
+class Seal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One node's seal: its key (32 bytes) and its signature (64) over `seal_string`."""
 
     node: bytes
@@ -205,6 +205,11 @@ class Ending:
         if self._seals is None:
             return dict.fromkeys(self.configuration.groups, self.configuration.q)
         return self._seals.lacking
+
+    @property
+    def seals(self) -> tuple[Seal, ...]:
+        """The seals that count so far, the node's own first; none before it sealed."""
+        return () if self._seals is None else self._seals.found
 
     @property
     def step(self) -> Step | None:

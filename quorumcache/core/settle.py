@@ -111,6 +111,11 @@ class Settle(Machine):
         context.send(group.members, m.ReadFull(self._id, context.configuration.digest, slots))
         context.counts["reads_settled"] += len(slots)
 
+    def waiting(self) -> list[tuple[bytes, list[Any], bool]]:
+        """See `Machine.waiting`."""
+        rows = zip(self._slots, self._tokens, self._done, strict=True)
+        return [(slot, tokens, True) for slot, tokens, done in rows if not done]
+
     def receive(self, request_id: int, node: int, reply: m.Reply, now_us: int) -> None:
         """Take full answers, and answers to write-backs."""
         if node not in self._group.members or self.finished:

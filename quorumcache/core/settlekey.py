@@ -7,7 +7,7 @@ must not know what fields mean.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from quorumcache.core import messages as m
 from quorumcache.core.compare import NO_RANK, Comparison, Tops, View, pooled
@@ -72,6 +72,7 @@ class SettleKey(Machine):
         "_wanted",
         "_written_back",
         "started_us",
+        "tokens",
         "tombstone",
     )
 
@@ -89,6 +90,8 @@ class SettleKey(Machine):
         self._context = context
         #: When it was sent.
         self.started_us = now_us
+        #: Who waits for it, where these are readers.
+        self.tokens: list[Any] = []
         #: The tombstone's stamp, where that is what q nodes have.
         self.tombstone = b""
         self._group = group
@@ -123,6 +126,10 @@ class SettleKey(Machine):
         self._id = context.new_id(self)
         self._ask(group.members, self._id)
         context.counts["reads_settled"] += 1
+
+    def waiting(self) -> list[tuple[bytes, list[Any], bool]]:
+        """See `Machine.waiting`."""
+        return [(self._wanted[0] if self._wanted else self._slot, self.tokens, True)] if self.tokens else []
 
     def _ask(self, nodes: tuple[int, ...], request_id: int) -> None:
         digest = self._context.configuration.digest

@@ -127,6 +127,11 @@ def check_chain(
     return tuple(chain)
 
 
+def counting(after: Configuration, before: Sequence[Configuration]) -> list[Configuration]:
+    """The configurations whose certificates count in an epoch: its own, and those before it since `oldest_epoch`."""
+    return [after, *(x for x in before if after.oldest_epoch <= x.epoch < after.epoch)]
+
+
 def changes(successor: Configuration, after: Configuration) -> tuple[str, ...]:
     """What changes, a line of words each, in a fixed order; what it means for entries where that is not plain."""
     lines = []

@@ -391,6 +391,10 @@ class GetBatch(_Ordered):
         self._parts: dict[int, list[bytes]] = {}  # request id -> slots
         self._ask_more(1)
 
+    def waiting(self) -> list[tuple[bytes, list[Any], bool]]:
+        """See `Machine.waiting`."""
+        return [(slot, self._tokens[slot], self._full) for slot in self._left]
+
     def _group(self) -> Group:
         return self._context.configuration.group_of(self._slots[0])
 

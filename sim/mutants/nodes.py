@@ -327,7 +327,7 @@ def _cache_without_signature(patches: Patches) -> None:
     def is_signed(self: Verifier, signer: bytes, message: bytes, signature: bytes) -> bool:
         if signer + message in self._remembered:
             return True
-        if not self._verify(signer, message, signature):
+        if not self.verify(signer, message, signature):
             return False
         remember(self, signer, message, signature)
         return True

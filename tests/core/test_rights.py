@@ -231,8 +231,8 @@ def test_every_message_that_tells_of_entries_is_checked() -> None:
         m.ExactReport: m.ExactReport(1, digest, 0, b""),
     }
     # A writer's signature and certificates speak for themselves; hashes and clocks tell of no entry; proofs are sorted
-    # out one by one.
-    harmless = {m.Prepare, m.Commit, m.Put, m.Forward, m.Ping, m.ShardSums, m.Evidence}
+    # out one by one; configurations are no secret, and who follows one has to be able to ask.
+    harmless = {m.Prepare, m.Commit, m.Put, m.Forward, m.Ping, m.ShardSums, m.Evidence, m.Follow, m.SealEpoch}
     assert {*closed, *harmless} == set(m.TABLE)
     for client in ("", "w2"):
         for request in closed.values():

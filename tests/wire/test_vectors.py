@@ -13,8 +13,11 @@ import pytest
 from quorumcache.core import merkle
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import grant_string, intent_string
+from quorumcache.core.config import SignedConfiguration, canonical
+from quorumcache.core.epochmessages import Shown, signed_of
 from quorumcache.core.evidence import Equivocation, SignedHeader
 from quorumcache.core.model import DELETE, digest_of, header_stamp, slot_of, stamp_of, value_hash_of
+from quorumcache.core.seals import Seal
 from quorumcache.wire import codec, handshake
 from quorumcache.wire.frame import Sealer
 from tests.cluster import START_US, configuration_of, key_of
@@ -100,6 +103,9 @@ def every_message() -> list[m.Request | m.Reply]:
     passing = m.Bundle(entry.certificate, b"", [m.Item(0, entry.header, entry.salted, entry.path)])
     committed = draft.commit(2)
     hand = Hand(CONFIGURATION, START_US)
+    admin = key_of("admin")
+    signed = SignedConfiguration(CONFIGURATION, ((admin.public, admin.sign(b"vector")),))
+    step = Shown(signed_of(signed), [Seal(draft.key.public, draft.key.sign(b"seal"))])
     ballot = hand.ballot(START_US + 1)
     locked = m.Locked(hand.header, hand.salted, hand.signature, ballot, hand.signed(ballot, (0, 1, 2)))
     return [
@@ -145,6 +151,10 @@ def every_message() -> list[m.Request | m.Reply]:
         m.ExactReportReply(12, clock_us, START_US, [m.ExactHeld(hand.entry(ballot), locked)], True),
         m.Changes(7, digest, b"test", b"f", False, START_US, 12),
         m.ChangesReply(7, clock_us, START_US, 14, draft.headers[:2], False, True),
+        m.Follow(13, digest, True),
+        m.FollowReply(13, clock_us, [step], step, [canonical(CONFIGURATION)]),
+        m.SealEpoch(14, digest, step.successor, step.seals),
+        m.SealReply(14, clock_us, step.seals, True),
     ]
 
 
