@@ -2,16 +2,19 @@
 
 Each cell is a fresh cluster, filled by the shipped client: values of one size, written in batches of one size. With
 --churn: a node with room for so many MiB is written over several times; what its memory grows to, beside its bound.
+With --states: one node of each storage with so many entries, as clients filled it, after it started again from SQLite,
+and after it lost everything and recovered from the others.
 
-    python bench/memory.py [--sizes 16,128,...] [--batches 1,8,...] [--mib N] [--churn MIB] [--no-tls] [--json PATH]
+    python bench/memory.py [--sizes 16,128,...] [--batches 1,8,...] [--mib N | --churn MIB | --states N] [--no-tls]
 """
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -22,11 +25,13 @@ from quorumcache.client import Client
 from quorumcache.core.config import SignedConfiguration
 from quorumcache.core.node import NodeLimits
 from quorumcache.net.tls import NodePin
+from quorumcache.testing import LocalCluster
 from quorumcache.wire.keys import SigningKey
 
 #: Batches of one are written one after another, so this many are enough, and take a while.
 ENTRIES_ALONE_MAX: Final = 15_000
 WARM_ENTRIES: Final = 12_000
+NODE: Final = 3
 
 
 def resident_bytes(process: int) -> int:
@@ -129,6 +134,47 @@ def churn(mib: int, *, tls: bool) -> dict[str, float]:
         return {"churn_resident_per_accounted": round(run_loop(run(signed, writer, processes)), 3)}
 
 
+async def states(entries: int, size: int, batch: int, storage: str, *, tls: bool) -> dict[str, float]:
+    """What a node of a cluster with 1,024 shards takes for so many entries, however it came to them."""
+    figures = {}
+    async with LocalCluster(processes=True, storage=storage, shards=1024, bytes_max=16 << 30, tls=tls) as cluster:
+
+        async def settled(count: int) -> dict[str, Any]:
+            while True:
+                try:
+                    status = await cluster.status(NODE)
+                except OSError:
+                    status = {}
+                if status and status["entries"] >= count and not status["shards_recovering"]:
+                    await asyncio.sleep(3.0)  # What nodes compare after that finds no difference.
+                    return await cluster.status(NODE)
+                await asyncio.sleep(0.2)
+
+        async def told(name: str) -> None:
+            after = await settled(entries + WARM_ENTRIES)
+            resident = (resident_bytes(cluster.pid(NODE)) - empty) / entries
+            counted = (after["bytes_used"] - before["bytes_used"]) / entries
+            print(f"| {storage} | {name} | {resident:,.0f} | {counted:,.0f} | {counted / resident:.2f} |", flush=True)
+            figures[f"{storage}/{name}"] = round(counted / resident, 3)
+
+        async with await cluster.client() as client:
+            await fill(client, "warm", bytes(size), 64, WARM_ENTRIES)
+            before = await settled(WARM_ENTRIES)
+            empty = resident_bytes(cluster.pid(NODE))
+            await fill(client, "user", bytes(size), batch, entries)
+            await told("filled")  # With the client there: commits of its last batches may be on their way yet.
+        if storage == "sqlite":
+            await cluster.kill(NODE)
+            await cluster.restart(NODE)
+            await told("started again")
+        await cluster.kill(NODE)
+        if storage == "sqlite":
+            shutil.rmtree(cluster.data_directory(NODE))
+        await cluster.restart(NODE)
+        await told("recovered")
+    return figures
+
+
 def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__ or "")
@@ -136,8 +182,20 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8,64,512", metavar="ENTRIES")
     parser.add_argument("--mib", type=int, default=32, metavar="N", help="how much to write for each cell")
     parser.add_argument("--churn", type=int, default=0, metavar="MIB", help="instead: eviction within this bound")
+    parser.add_argument(
+        "--states", type=int, default=0, metavar="ENTRIES", help="instead: filled, started again, recovered"
+    )
     options = parser.parse_args()
-    if options.churn:
+    if options.states:
+        size, batch = int(options.sizes.split(",")[0]), int(options.batches.split(",")[0])
+        figures = {}
+        entries = options.states // batch * batch
+        print(f"{entries:,} entries of {size:,} bytes, written in batches of {batch:,}")
+        print("| storage | the node was | resident growth per entry | accounted | accounted / resident |")
+        print("|---|---|---:|---:|---:|")
+        for storage in ("memory", "sqlite"):
+            figures |= run_loop(states(entries, size, batch, storage, tls=options.tls))
+    elif options.churn:
         figures = churn(options.churn, tls=options.tls)
     else:
         sizes = [int(part) for part in options.sizes.split(",")]

@@ -223,12 +223,16 @@ class Verifier:
                 raise Malformed("a ballot below its header's stamp")
         return header
 
-    def check_entry(self, entry: Entry, *, with_value: bool = True) -> Header:
+    def check_entry(self, entry: Entry, *, with_value: bool = True, known: Batch | None = None) -> Header:
         """Verify an entry that stands alone, with its path. Without its value where `with_value` is false, as in the
-        proof of a refusal. Returns its header; raises Malformed with the reason otherwise."""
+        proof of a refusal. `known`: a batch that was verified, with a certificate equal to this entry's, which needs no
+        verifying then. Returns its header; raises Malformed with the reason otherwise."""
         certificate = entry.certificate
         is_signed_only = not certificate.grants
-        if is_signed_only:
+        named = None if known is None else self.chain.get(certificate.configuration)
+        if named is not None and known is not None:
+            configuration, group, counts = named, named.groups[certificate.group], known.counts
+        elif is_signed_only:
             (configuration, group), counts = self.check_intent(certificate), b""
         else:
             configuration, group, counts = self.check_certificate(certificate)

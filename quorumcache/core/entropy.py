@@ -14,8 +14,9 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from quorumcache.core import messages as m
+from quorumcache.core.arriving import check_entry, held_of
 from quorumcache.core.model import Entry, Malformed, slot_parts
-from quorumcache.core.slots import Held, Shard, Slots
+from quorumcache.core.slots import Shard, Slots
 from quorumcache.core.types.base import is_base_slot
 
 if TYPE_CHECKING:
@@ -318,7 +319,7 @@ class AntiEntropy:
         """Store an entry by the rules of commit, if it is what it claims."""
         node = self.node
         self._budget -= len(entry.header) + len(entry.salted) + _ENTRY_COST
-        header = node.verifier.check_entry(entry)
+        header = check_entry(node, entry)
         if (slot is not None and header.slot != slot) or (
             node.index not in node.configuration.group_of(header.slot).members
         ):
@@ -326,9 +327,7 @@ class AntiEntropy:
         before = node.slots.current.get(header.slot)
         if before is not None and before.digest == header.digest:
             return
-        batch = node.verifier.batch_of(entry)
-        held = Held(header.digest, header.raw, entry.salted, batch, entry.position, entry.path)
-        code = node.store(header, held, now_us)
+        code = node.store(header, held_of(node, header, entry), now_us)
         after = node.slots.current.get(header.slot)
         if code == m.OK and after is not None and after.digest == header.digest:
             self._taken += 1

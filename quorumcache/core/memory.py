@@ -19,10 +19,12 @@ from typing import Any, Final
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
 from quorumcache.core.eviction import USES_MAX, Place, Policy
-from quorumcache.core.model import BATCH_COUNT_MAX, HEADER_BYTES_MAX
+from quorumcache.core.model import BATCH_COUNT_MAX, HEADER_BYTES_MAX, Certificate
 
 #: What one entry costs beside its value and salt, and its header twice (the slot is held apart, too).
 ENTRY_OVERHEAD_BYTES: Final = 470
+#: What an entry costs beside the bytes of its path, where its batch came without leaves.
+PATH_OVERHEAD_BYTES: Final = 33
 #: What an entry costs besides that has to go at a time: the note of when.
 REAP_OVERHEAD_BYTES: Final = 240
 #: What a batch costs beside its leaves, counts and grants: the objects, digests and keys of its certificate.
@@ -60,6 +62,7 @@ class Memory:
     `promises_bytes` `promises_bytes_max`, where they ask `fits_promise`."""
 
     __slots__ = (
+        "_batches",
         "_by_namespace",
         "_promised",
         "_quotas_bytes",
@@ -77,6 +80,8 @@ class Memory:
         self.bytes_used = 0
         self.promises_bytes = 0
         self.promises_bytes_max = promises_bytes_max
+        #: The batches of several entries that are here, by their certificates.
+        self._batches: dict[Certificate, Batch] = {}
         #: Leaves of batches with open promises, and how many those are: one object for all of them.
         self._promised: dict[bytes, list[Any]] = {}
         #: Every key that is here, in whichever pool.
@@ -143,6 +148,8 @@ class Memory:
         """One more entry, of this key, shares the batch."""
         if batch.held_count == 0:
             self.bytes_used += batch_cost(batch)
+            if batch.certificate.count > 1:
+                self._batches.setdefault(batch.certificate, batch)
         batch.held_count += 1
         if self._by_namespace:
             pool = self.pool_of(key)
@@ -156,6 +163,8 @@ class Memory:
         batch.held_count -= 1
         if batch.held_count == 0:
             self.bytes_used -= batch_cost(batch)
+            if self._batches.get(batch.certificate) is batch:
+                del self._batches[batch.certificate]
         if self._by_namespace:
             pool = self.pool_of(key)
             count = self._shares.pop((batch, pool.number)) - 1
@@ -164,6 +173,10 @@ class Memory:
             else:
                 pool.bytes_used -= batch_cost(batch)
         return batch.held_count == 0
+
+    def batch_with(self, certificate: Certificate) -> Batch | None:
+        """The batch with this very certificate, where it has several headers and an entry of it is here."""
+        return self._batches.get(certificate) if certificate.count > 1 else None
 
     def promised(self, header: bytes, leaves: bytes) -> bytes:
         """One more promise, of this header, of the batch with these leaves; returns the leaves for it to keep. They are

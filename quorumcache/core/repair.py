@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Final
 
 from quorumcache.core import messages as m
+from quorumcache.core.arriving import Certificates, check_entry, held_of
 from quorumcache.core.carrying import sources_of
 from quorumcache.core.config import Configuration
 from quorumcache.core.model import Entry, Header, Malformed, stamp_time
@@ -20,6 +21,9 @@ from quorumcache.core.types.base import base_slot_of, generation_of, is_base_slo
 
 #: Few, so that clients' requests are not stuck behind a pile of reports.
 SHARDS_AT_ONCE_MAX: Final = 8
+#: And fewer of large ones: what is reported waits in memory until q peers have told all of a shard, and what it leaves
+#: between entries that stay is lost to them. One shard at least, whatever it holds.
+ENTRIES_AT_ONCE: Final = 4096
 RESEND_US: Final = 500_000
 #: A lying peer may report for ever: beyond this many entries of a shard its report does not count.
 SHARD_ENTRIES_MAX: Final = 1 << 20
@@ -87,6 +91,8 @@ class Recovery:
             else:
                 node.slots.activate(shard)
         self._active: dict[int, _ShardRecovery] = {}
+        self._certificates = Certificates(node)
+        self._entries_in_one = 0  # how many the last shard had
         self._routes: dict[int, tuple[int, int]] = {}  # request id -> (shard, peer)
         self._next_id = first_id
         self._begin_us = started_us + (2 * configuration.op_time_us if before is None else 0)
@@ -116,7 +122,8 @@ class Recovery:
         self.deadline_us = min([self._resend_us, *(active.end_us for active in self._active.values())])
 
     def _advance(self, now_us: int) -> None:
-        while self._waiting and len(self._active) < SHARDS_AT_ONCE_MAX:
+        at_once = max(1, min(SHARDS_AT_ONCE_MAX, ENTRIES_AT_ONCE // max(1, self._entries_in_one)))
+        while self._waiting and len(self._active) < at_once:
             shard = self._waiting.pop()
             peers = self._peers_of(shard)
             active = _ShardRecovery(shard, peers, now_us + 2 * self._op_time_us)
@@ -184,7 +191,7 @@ class Recovery:
         # The highest floor of all pages: no lower than the one at the time of each page.
         report.floor_us = max(report.floor_us, reply.floor_us)
         slots = self.node.slots
-        headers = [self.node.verifier.check_entry(entry) for entry in reply.entries]
+        headers = [check_entry(self.node, entry) for entry in reply.entries]
         base = self._goes_on(report, headers, reply)
         if reply.more and not headers:
             raise Malformed("a page that does not go on")
@@ -204,7 +211,7 @@ class Recovery:
             if self.node.configuration.shard_of(header.slot) != active.shard.number:
                 raise Malformed("an entry of another shard")
             report.after = header.slot
-            report.entries[header.slot] = (header, entry)
+            report.entries[header.slot] = self._kept(active, header, entry)
         if len(report.entries) > SHARD_ENTRIES_MAX:
             raise Malformed("a report without end")
 
@@ -225,13 +232,24 @@ class Recovery:
         report.entries[base_slot] = (base, entry)
         return base
 
+    def _kept(self, active: _ShardRecovery, header: Header, entry: Entry) -> tuple[Header, Entry]:
+        """What a report keeps of an entry: where another has the same header, the same objects, so that what q peers
+        tell takes the memory of one."""
+        for report in active.peers.values():
+            same = report.entries.get(header.slot)
+            if same is not None and same[0].digest == header.digest:
+                return same
+        return header, self._certificates.shared(entry)
+
     def _conclude(self, active: _ShardRecovery, now_us: int) -> None:
         for request_id in active.requests.values():
             del self._routes[request_id]
         del self._active[active.shard.number]
+        self._certificates.clear()
         reports = [report for report in active.peers.values() if report.complete]
         if len(reports) >= self._q:
             slots = dict.fromkeys(slot for report in reports for slot in report.entries)
+            self._entries_in_one = len(slots)
             keys: dict[bytes, dict[bytes, None]] = {}
             type_of = self.node.slots.type_of
             is_exact = self.node.configuration.is_exact
@@ -276,8 +294,7 @@ class Recovery:
             self.recovered_count += 1
 
     def _held(self, header: Header, entry: Entry) -> Held:
-        batch = self.node.verifier.batch_of(entry)
-        return Held(header.digest, header.raw, entry.salted, batch, entry.position, entry.path)
+        return held_of(self.node, header, entry)
 
     def _recover_key(self, base_slot: bytes, fields: list[bytes], reports: list[_PeerReport], now_us: int) -> None:
         """A key with fields, as a whole: the highest base, and of its generation the highest of each field. All of it

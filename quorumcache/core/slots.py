@@ -14,7 +14,7 @@ from quorumcache.core.feed import Feed
 from quorumcache.core.held import Held, Promise, Shard
 from quorumcache.core.instances import Instances
 from quorumcache.core.keys import Key
-from quorumcache.core.memory import ENTRY_OVERHEAD_BYTES, REAP_OVERHEAD_BYTES, Pool
+from quorumcache.core.memory import ENTRY_OVERHEAD_BYTES, PATH_OVERHEAD_BYTES, REAP_OVERHEAD_BYTES, Pool
 from quorumcache.core.model import (
     ABSENT,
     DELETE,
@@ -422,6 +422,8 @@ class Slots(Promises):
         for each entry that is stored needs it twice."""
         header, salted = held.header, held.salted
         cost = ENTRY_OVERHEAD_BYTES + 2 * len(header) + len(salted)
+        if path := held.path:
+            cost += PATH_OVERHEAD_BYTES + len(path)
         if header[2] == DELETE or header[87:95] != _NEVER:
             cost += REAP_OVERHEAD_BYTES
         return cost + HOT_OVERHEAD_BYTES if self.values is not None and self.values.may_leave(held) else cost

@@ -39,7 +39,7 @@ LOG_BYTES_MAX: Final = 64 << 20
 #: Small transactions write few rows in few places: small pages make them cheap.
 _PAGE_BYTES: Final = 2048
 _PROBE_BYTES: Final = 256 << 10
-_CACHE_KIB: Final = 16 << 10
+_CACHE_KIB: Final = 4 << 10
 
 _log = logging.getLogger("quorumcache.storage")
 

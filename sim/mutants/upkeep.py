@@ -25,7 +25,7 @@ def _repair_unverified(patches: Patches) -> None:
     def make(store: Any) -> Any:
         def mutant(self: AntiEntropy, entry: Any, slot: Any, now_us: int) -> None:
             unchecked = Patches()
-            unchecked.set(Verifier, "check_entry", lambda self, entry: parse_header(entry.header))
+            unchecked.set(Verifier, "check_entry", lambda self, entry, **_: parse_header(entry.header))
             try:
                 store(self, entry, slot, now_us)
             finally:
