@@ -378,7 +378,9 @@ def read_instances(database: sqlite3.Connection) -> Iterator[tuple[bytes, Instan
 
 def read_shards(database: sqlite3.Connection) -> Iterator[tuple[int, int, int]]:
     """(number, floor in microseconds, state as `Slots.state_of` has it) of all shards, by number. Raises Damaged."""
-    for number, floor_us, state, crc in database.execute("SELECT * FROM shards ORDER BY number"):
+    for number, floor_us, state, crc in database.execute(
+        "SELECT number, floor_us, recovering, crc FROM shards ORDER BY number"
+    ):
         if crc != _crc((number, floor_us, state)):
             raise Damaged(f"the floor of shard {number} is not what was written")
         yield number, floor_us, state

@@ -287,6 +287,17 @@ def test_a_damaged_file_is_set_aside_and_the_next_start_is_a_new_one(
     assert len(list(tmp_path.glob("*.damaged-*"))) == ASIDE_MAX
 
 
+def test_a_table_with_other_columns_is_damage(tmp_path: Path) -> None:
+    """One bit of a table's definition can turn it into another that SQLite finds nothing wrong with."""
+    kept = Kept(tmp_path / "a")
+    kept.frame(SOME[0])
+    kept.storage.close()
+    file = tmp_path / "a" / FILES[0]
+    file.write_bytes(file.read_bytes().replace(b"floor_us INTEGER,", b"floor_us INTEGER "))
+    assert loaded(tmp_path / "a") is None
+    assert (tmp_path / "a" / f"{FILES[0]}.damaged-1").exists()
+
+
 def test_rows_that_are_missing_are_noticed(tmp_path: Path) -> None:
     """A database can be in order, and not what was written."""
     for number, table in enumerate(("entries", "prepares", "batches", "shards", "totals", "about")):
