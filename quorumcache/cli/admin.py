@@ -1,6 +1,7 @@
 """`quorumcache admin`: drafts of a cluster's next configuration, and its administrators' signatures. All offline.
 
-Belongs here: the changes as commands, the plan in words, who has signed. What may follow what is the core's.
+Belongs here: the changes as commands, the plan in words, who has signed. What may follow what is the core's; how a
+draft is put to use is in apply.py.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from quorumcache.cli.apply import apply
 from quorumcache.cli.connecting import ClusterOption, cluster_path
 
 if TYPE_CHECKING:
@@ -25,12 +27,14 @@ admin = typer.Typer(
         "Change a cluster's configuration: who may write, which nodes there are, quotas.\n\n"
         "Each change is drafted as the next epoch in a file (next.toml beside cluster.toml), which goes from one "
         "administrator to the next until enough of them signed it, and names the configuration that it follows. A step "
-        "can be repeated: it says what is done already. Nothing is sent to nodes; docs/operations.md says how a change "
-        "is put to use.\n\n"
+        "can be repeated: it says what is done already. Nothing is sent to nodes before quorumcache admin apply, which "
+        "brings a running cluster to the draft.\n\n"
         "Example: [bold]quorumcache admin revoke-writer bob --cluster my-cluster[/bold], then "
-        "[bold]quorumcache admin sign --cluster my-cluster --key my-cluster/keys/admin.key[/bold]"
+        "[bold]quorumcache admin sign --cluster my-cluster --key my-cluster/keys/admin.key[/bold], then "
+        "[bold]quorumcache admin apply --cluster my-cluster[/bold]"
     ),
 )
+admin.command("apply")(apply)
 
 OutOption: TypeAlias = Annotated[
     Path | None, typer.Option("--out", "-o", help="The draft's file; next.toml beside cluster.toml unless given.")
@@ -60,7 +64,7 @@ def show(
     from quorumcache.wire.signing import read_draft
 
     file, config = _current(cluster)
-    console = _console()
+    console = console_of()
     console.print(
         f"Cluster [bold]{escape(config.cluster_id)}[/bold], epoch {config.epoch}, digest {config.digest.hex()}\n"
         f"f = {config.f}, {config.shards} shards; {config.admins_needed} of {len(config.admins)} administrators sign\n"
@@ -112,7 +116,7 @@ def sign(
         raise Misuse("nothing was signed")
     signed = sign_successor(unsigned, config, secret, key.with_name(key.name + ".signed"))
     write_draft(found, signed)
-    _console().print(f"\nSigned by {secret.public.hex()[:16]}: {escape(str(found))}")
+    console_of().print(f"\nSigned by {secret.public.hex()[:16]}: {escape(str(found))}")
     _signatures(signed, config)
 
 
@@ -241,7 +245,8 @@ def replace_node(
     _draft(file, config, after, out)
 
 
-def _console() -> Console:
+def console_of() -> Console:
+    """Where the plan goes."""
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True)
@@ -284,7 +289,7 @@ def _draft(file: Path, config: Configuration, after: Configuration, out: Path | 
     else:
         write_draft(target, draft)
     _plan(draft, config, target)
-    _console().print(
+    console_of().print(
         f"\nNothing has changed yet. Next, each administrator: quorumcache admin sign {escape(str(target))} "
         f"--cluster {escape(str(file))} --key ADMIN_KEY_FILE"
     )
@@ -298,7 +303,7 @@ def _plan(draft: SignedConfiguration, config: Configuration, file: Path) -> None
 
     after = draft.configuration
     check_successor(after, config)
-    console = _console()
+    console = console_of()
     console.print(
         f"{escape(str(file))}: epoch {config.epoch} -> {after.epoch} of [bold]{escape(after.cluster_id)}[/bold], "
         f"digest {after.digest.hex()}"
@@ -322,4 +327,4 @@ def _signatures(signed: SignedConfiguration, config: Configuration) -> None:
     what = "all that are needed" if found.complete else f"{missing} more needed"
     if found.missing_before != found.missing_own:
         what = f"needed: {found.missing_before} more of those before, {found.missing_own} more of its own"
-    _console().print(f"  signed by {names}; {what}")
+    console_of().print(f"  signed by {names}; {what}")

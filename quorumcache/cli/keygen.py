@@ -24,6 +24,7 @@ def keygen(
     from quorumcache.errors import KeyFileError
     from quorumcache.wire.keys import ROLES, SigningKey, write_key_file
     from quorumcache.wire.sealing import DataKeys, write_data_keys
+    from quorumcache.wire.sealrecord import SealRecord, record_beside
 
     if role == "data":
         keys = DataKeys.generate()
@@ -35,5 +36,8 @@ def keygen(
         raise KeyFileError(f"--role {role[:40]}: there is no such role; one of {', '.join(ROLES)}, data")
     key = SigningKey.generate()
     write_key_file(path, key, role=role)
+    if role == "node":
+        SealRecord(record_beside(path), key.public).begin()
+        typer.echo(f"Its record of ended epochs is {record_beside(path)}: the two go together.", err=True)
     typer.echo(f"Wrote a {role} key to {path} (mode 0600). Its public key:", err=True)
     typer.echo(key.public.hex())

@@ -12,8 +12,11 @@ from quorumcache.cli.connecting import ClusterOption, cluster_path
 if TYPE_CHECKING:
     import asyncio
     import logging
+    from collections.abc import Callable
 
+    from quorumcache.core.config import Configuration
     from quorumcache.node import RunningNode
+    from quorumcache.wire.sealrecord import SealRecord
 
 LOOK_S = 1.0
 #: Entries are many, live long and form no cycles: the collector's walks over them find nothing and cost much.
@@ -54,12 +57,23 @@ def node(
             min=0, max=1 << 30, help="What entries may take on disk, with --storage sqlite. [16 times --memory-mib]"
         ),
     ] = 0,
+    first_start: Annotated[
+        bool,
+        typer.Option(
+            "--first-start",
+            help="Begin the record of ended epochs beside the key, which has to be there else: for a key that no node "
+            "ever ran with, made elsewhere than by init, up or keygen.",
+        ),
+    ] = False,
     watch_stdin: Annotated[bool, typer.Option("--watch-stdin", hidden=True)] = False,
 ) -> None:
     """Run one node of a cluster until Ctrl-C or SIGTERM. What it does is logged to standard error.
 
     With storage in memory, a node that starts again begins empty, and recovers from the others what they hold. With
     --storage sqlite it goes on with what it had.
+
+    A node whose key is not in the cluster file waits until the cluster begins an epoch that names it. Beside the key
+    file is a directory that ends in .seals: what the node remembers of epochs that it ended. Move the two together.
 
     Example: [bold]quorumcache node --cluster cluster.toml --key keys/node-n0.key[/bold]
 
@@ -72,28 +86,32 @@ def node(
     from quorumcache.storage import storage_of
     from quorumcache.wire.founding import node_key_path, read_cluster_file
     from quorumcache.wire.keys import read_key_file
+    from quorumcache.wire.sealrecord import SealRecord, record_beside
 
     path = cluster_path(cluster)
     if (key is None) == (name is None):
         raise Misuse("which node is it? Name its key file with --key, or the node with --name")
     configuration = read_cluster_file(path).configuration
     if name is not None:
-        if name not in [info.name for info in configuration.nodes]:
+        key = node_key_path(path if path.is_dir() else path.parent, name)
+        if name not in [info.name for info in configuration.nodes] and not key.exists():
             raise Misuse(
                 f"the cluster has no node {name!r}; it has {', '.join(info.name for info in configuration.nodes[:20])}"
             )
-        key = node_key_path(path if path.is_dir() else path.parent, name)
     assert key is not None
     host, port = _place(listen)
-    running = RunningNode(
-        configuration,
-        read_key_file(key, role="node"),
-        host=host,
-        port=port,
-        limits=NodeLimits.within(memory_mib << 20, stored_mib << 20),
-        storage=storage_of(storage, data_dir, durability),
-    )
-    run_loop(_run(running, watch_stdin))
+    secret = read_key_file(key, role="node")
+    record = SealRecord(record_beside(key), secret.public)
+    if first_start:
+        record.begin()
+    record.check()
+    limits = NodeLimits.within(memory_mib << 20, stored_mib << 20)
+    kept = storage_of(storage, data_dir, durability)
+
+    def make() -> RunningNode:
+        return RunningNode(configuration, secret, host=host, port=port, limits=limits, storage=kept, record=record)
+
+    run_loop(_run(configuration, secret.public, record, make, watch_stdin))
 
 
 def _place(listen: str | None) -> tuple[str | None, int | None]:
@@ -107,17 +125,33 @@ def _place(listen: str | None) -> tuple[str | None, int | None]:
     return host.strip("[]"), int(port)
 
 
-async def _run(running: RunningNode, watch_stdin: bool) -> None:
+async def _run(
+    trusted: Configuration, key: bytes, record: SealRecord, make: Callable[[], RunningNode], watch_stdin: bool
+) -> None:
+    import asyncio
     import gc
     import logging
 
     from quorumcache.cli.loops import end_of_service, words_of
     from quorumcache.core.config import is_loopback, warnings_of
     from quorumcache.errors import Misuse
+    from quorumcache.node.joining import is_member, patient, wait_to_join
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     log = logging.getLogger("quorumcache.node")
     end = end_of_service(with_stdin=watch_stdin)
+    if not is_member(trusted, key, record):
+        log.info(
+            "the key %s is no node's in epoch %d of cluster %s: waiting for an epoch that names it; see quorumcache "
+            "admin add-node and apply",
+            key.hex(),
+            trusted.epoch,
+            trusted.cluster_id,
+        )
+        waiting = asyncio.get_running_loop().create_task(wait_to_join(trusted, key, record), name="waiting to join")
+        if not await patient(waiting, end):
+            return
+    running = make()
     name, configuration, server = running.info.name, running.configuration, running.server
     for warning in warnings_of(configuration):
         log.warning("%s", warning)

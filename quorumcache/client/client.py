@@ -27,12 +27,14 @@ from quorumcache.core.config import SignedConfiguration
 from quorumcache.core.model import (
     DELETE,
     PUT,
+    Entry,
     header_expires_at,
     slot_of,
 )
 from quorumcache.core.outcome import Found, Outcome
 from quorumcache.errors import (
     InvalidKey,
+    InvalidProof,
     PermissionDenied,
 )
 from quorumcache.wire.evidence import make_evidence
@@ -104,6 +106,7 @@ class Client(Operations, Handles, Lists, Watches, Computing, ExactMethods):
                 "cluster, or have its administrators add the key"
             )
         engine = Engine(configuration, key, compress=compress)
+        engine.signed[configuration.digest] = signed
         client = cls(engine, signed, namespace, serializer_of(serializer), data_keys)
         try:
             await engine.start(timeout)
@@ -139,7 +142,18 @@ class Client(Operations, Handles, Lists, Watches, Computing, ExactMethods):
     @property
     def evidence(self) -> list[bytes]:
         """Evidence files (for `quorumcache evidence`) against whom this client came upon proof, one for each key."""
-        return [make_evidence(proof, self._signed) for proof in self._engine.core.evidence.values()]
+        signed = self._engine.signed
+        found = self._engine.core.evidence.values()
+        return [make_evidence(x, signed[x.configuration]) for x in found if x.configuration in signed]
+
+    def _signed_under(self, entry: Entry) -> SignedConfiguration:
+        signed = self._engine.signed.get(entry.certificate.configuration)
+        if signed is None:
+            raise InvalidProof(
+                "the value was written in an earlier epoch, whose signed configuration this client does not have: "
+                "connect with the cluster file of that epoch, and it proves it"
+            )
+        return signed
 
     @property
     def writer(self) -> bytes | None:
@@ -215,7 +229,7 @@ class Client(Operations, Handles, Lists, Watches, Computing, ExactMethods):
             if not with_proof:
                 return value
             assert outcome.entry is not None, "a full read ends with the whole entry"
-            return value, make_proof(outcome.entry, self._signed)
+            return value, make_proof(outcome.entry, self._signed_under(outcome.entry))
         self._check_miss(outcome, strict)
         return default
 

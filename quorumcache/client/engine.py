@@ -17,9 +17,10 @@ from weakref import WeakValueDictionary
 
 from quorumcache.client.flight import Flights
 from quorumcache.core.certificate import Verifier
-from quorumcache.core.config import Configuration
+from quorumcache.core.config import Configuration, NodeInfo, SignedConfiguration
 from quorumcache.core.coordinator import Coordinator
 from quorumcache.core.messages import AnyReply
+from quorumcache.core.onward import go_over
 from quorumcache.core.outcome import Outcome
 from quorumcache.errors import Unavailable
 from quorumcache.net.link import Link
@@ -67,6 +68,8 @@ class Engine:
             guess_us=time.time_ns() // 1000 - now_us(),
         )
         self.links: dict[int, Link] = {}
+        #: The signed configurations that it knows, by their digests.
+        self.signed: dict[bytes, SignedConfiguration] = {}
         #: The loaders under way, by slot: of all clients over these sessions.
         self.flights: Flights[Any] = Flights()
         self.closed = False
@@ -77,6 +80,8 @@ class Engine:
         self._timer_us = 0
         self._cleaner: asyncio.TimerHandle | None = None
         self._operations = 0
+        #: Links to nodes that left, on their way out.
+        self._leaving: list[asyncio.Task[None]] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._changed = asyncio.Event()
         #: Base slot -> what carries this client object's increments of that counter.
@@ -91,18 +96,7 @@ class Engine:
         Raises Unavailable where fewer are after `wait_s_max`."""
         self._http = open_http()
         for info in self.configuration.nodes:
-            link = Link(
-                self.configuration,
-                info,
-                self._http,
-                on_replies=self._on_replies,
-                on_change=self._on_change,
-                key=self.key,
-                compress=self._compress,
-            )
-            self.links[info.index] = link
-            self.core.reachable(info.index, False)
-            link.start()
+            self._connect(info)
         self._clean()
         needed = len(self.links) - self.configuration.f
         end_s = self.loop.time() + wait_s_max
@@ -126,6 +120,59 @@ class Engine:
                 f"reached within {wait_s_max:g} s, {self.configuration.q} are needed. {problems}"
             )
 
+        if self.core.onward.lacks_history:
+            await self._learn_history(max(wait_s_max, 1.0))
+
+    async def _learn_history(self, wait_s_max: float) -> None:
+        """Ask for the configurations before, without which entries of earlier epochs prove nothing."""
+        end_s = self.loop.time() + wait_s_max
+        self.core.onward.look(now_us())
+        while self.core.onward.lacks_history:
+            self._after()
+            if self.loop.time() >= end_s:
+                await self.stop()
+                raise Unavailable(
+                    f"no node told which configurations came before epoch {self.configuration.epoch} of cluster "
+                    f"{self.configuration.cluster_id}: without them, what was written then cannot be checked"
+                )
+            await asyncio.sleep(0.01)
+            self.core.wake(now_us())
+
+    def _connect(self, info: NodeInfo) -> None:
+        assert self._http is not None
+        link = self.links[info.index] = Link(
+            self.configuration,
+            info,
+            self._http,
+            on_replies=self._on_replies,
+            on_change=self._on_change,
+            key=self.key,
+            compress=self._compress,
+        )
+        self.core.reachable(info.index, False)
+        link.start()
+
+    def _go_over(self) -> None:
+        """The cluster is in a later epoch: go on there, over the sessions that there are."""
+        for step in self.core.onward.steps:
+            self.signed[step.successor.configuration.digest] = step.successor
+        self.core = go_over(self.core, self.core.onward.chain, now_us())
+        self.configuration = self.core.configuration
+        links = {link.node.key: link for link in self.links.values()}
+        self.links = {}
+        for info in self.configuration.nodes:
+            link = links.get(info.key)
+            if link is None or link.node.address != info.address:
+                self._connect(info)
+                continue
+            del links[info.key]
+            link.moved(self.configuration, info)
+            self.links[info.index] = link
+            self.core.reachable(info.index, link.up)
+        for link in links.values():
+            self._leaving.append(self.loop.create_task(link.stop(), name=f"leaving {link.node.name}"))
+        self.kick()  # What was under way is queued again.
+
     def _up(self) -> int:
         return sum(link.up for link in self.links.values())
 
@@ -139,7 +186,7 @@ class Engine:
         # What is under way can get no answers now: each operation says how it ended.
         self.core.abandon(now_us())
         self._collect()
-        await asyncio.gather(*(link.stop() for link in self.links.values()))
+        await asyncio.gather(*(link.stop() for link in self.links.values()), *self._leaving)
         if self._http is not None:
             await self._http.close()
             self._http = None
@@ -178,6 +225,8 @@ class Engine:
 
     def _after(self) -> None:
         """Hand out what ended, send what is to be sent, set the timer: after each step of the core."""
+        while self.core.onward.chain:
+            self._go_over()
         core = self.core
         if core.outbox:
             outbox, core.outbox = core.outbox, []
@@ -215,7 +264,8 @@ class Engine:
 
     def _clean(self) -> None:
         self.core.forgive()
-        is_wanted = self.core.is_routed
+        is_wanted = self.core.is_wanted
+        self._leaving = [task for task in self._leaving if not task.done()]
         for link in self.links.values():
             link.forget(is_wanted)
         self._cleaner = self.loop.call_later(CLEAN_S, self._clean)
@@ -223,9 +273,9 @@ class Engine:
     # --- news from the links ---
 
     def _on_replies(self, node: int, replies: list[AnyReply]) -> None:
-        receive, at_us = self.core.receive, now_us()
+        core, at_us = self.core, now_us()
         for reply in replies:
-            receive(node, reply, at_us)
+            core.receive(node, reply, at_us)
         self._after()
 
     def _on_change(self, node: int, up: bool, clock_us: int) -> None:

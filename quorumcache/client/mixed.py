@@ -62,6 +62,7 @@ async def run_mixed(client: Client, parts: Sequence[Operation]) -> list[Outcome]
             if not engine.admit():
                 engine.kick()
                 await engine.admitted()
+                core = engine.core  # The cluster may have moved on meanwhile.
             if type(part) is ReadSlot:
                 core.read(part.slot, Part(many, i))
                 continue

@@ -62,6 +62,7 @@ class NearCache:
             if type(bound) is not int or bound < 1:
                 raise Misuse(f"{name} is {bound!r}; it is a whole number above 0")
         self._client = client
+        self._configuration = client.configuration
         self._staleness = staleness
         self._entries_max = entries_max
         self._bytes_max = bytes_max
@@ -172,6 +173,10 @@ class NearCache:
     # --- inside ---
 
     def _fresh(self, slot: bytes) -> _Near | None:
+        if self._configuration is not self._client.configuration:
+            # In the cluster's next epoch a writer may be revoked, and all that it wrote with it.
+            self._configuration = self._client.configuration
+            self.clear()
         near = self._entries.get(slot)
         if near is None:
             return None
@@ -185,7 +190,7 @@ class NearCache:
         """What is near for the key, if it may still be shown: for other threads."""
         slot = self._client._slot(key)
         near = self._entries.get(slot)
-        if near is None or self._clock() >= near.until_s:
+        if near is None or self._clock() >= near.until_s or self._configuration is not self._client.configuration:
             return None
         try:
             self._entries.move_to_end(slot)

@@ -127,6 +127,7 @@ class Operations:
                 if not engine.admit():
                     engine.kick()
                     await engine.admitted()
+                    core = engine.core  # The cluster may have moved on meanwhile.
                 if writes is None:
                     core.read(slot, part(many, i))
                 elif self._is_exact:

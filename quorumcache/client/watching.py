@@ -176,6 +176,11 @@ class Watch:
     async def _poll(self) -> None:
         watching, loop = self._watching, self._client._engine.loop
         assert watching is not None
+        if watching.configuration is not self._client.configuration:
+            # Other nodes, or the same under other numbers: it begins anew, and what came in between may be missed.
+            self._is_new_configuration = True
+            await self._begin()
+            return
         if not watching.more:
             await asyncio.sleep(max(0.0, self._next_s - loop.time()))
         self._next_s = loop.time() + self._interval_s

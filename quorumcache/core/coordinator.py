@@ -203,7 +203,7 @@ class Coordinator(WriteQueue):
                 self._renew_nonce()
         machine = self._routes.get(reply.id)
         if machine is None:
-            if self.onward.is_answer(reply):
+            if self.onward.is_question(reply.id):
                 self.onward.receive(node, reply)
             return
         if type(reply) is m.Reject and self.onward.is_dropped(node, reply, now_us):
@@ -398,9 +398,9 @@ class Coordinator(WriteQueue):
         for group, of_group in groups.values():
             self._propose(group, of_group, now_us)
 
-    def is_routed(self, request_id: int) -> bool:
+    def is_wanted(self, request_id: int) -> bool:
         """Whether replies to this request still matter."""
-        return request_id in self._routes
+        return request_id in self._routes or self.onward.is_question(request_id)
 
     def _renew_nonce(self) -> None:
         """Proposed times are no longer remembered: with another nonce, no stamp can be used twice all the same."""

@@ -47,9 +47,9 @@ class Following:
         self._asked: dict[int, int] = {}
         self._answered: set[int] = set()
 
-    def wants(self, reply: m.Reply) -> bool:
-        """Whether the reply answers one of the questions."""
-        return reply.id in self._asked
+    def asked(self, request_id: int) -> bool:
+        """Whether it asked this, and waits for the answer."""
+        return request_id in self._asked
 
     @property
     def has_asked(self) -> bool:

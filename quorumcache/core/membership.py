@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import msgspec
 
 from quorumcache.core import messages as m
-from quorumcache.core.carrying import Carried, carry
+from quorumcache.core.carrying import Carried, carry, stays_in
 from quorumcache.core.certificate import Sign, Verifier, Verify
 from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.ended import Ended
@@ -131,6 +131,8 @@ class Membership:
             return self._follow(request, now_us)
         if isinstance(request, m.SealEpoch):
             return self._seal(request, now_us)
+        if isinstance(request, m.Report) and self._reports(request, client):
+            return self.node.handle(msgspec.structs.replace(request, configuration=self._digest), now_us)
         ended = self.ended
         if ended is not None and request.configuration == ended.node.configuration.digest:
             return ended.handle(request, now_us, client)
@@ -139,6 +141,19 @@ class Membership:
                 request.id, now_us, m.SEALED, "that epoch has ended here, or not begun yet: ask what follows"
             )
         return self.node.handle(request, now_us, client)
+
+    def _reports(self, request: m.Report, client: bytes | None) -> bool:
+        """Whether a node that joined, and asks the members of the epoch before, is told what this one has of a shard
+        now: it stayed in the shard, and what it lacked, it has recovered since. That is no less than it had when it
+        sealed, for entries only give way to higher ones, or go under a floor that says so."""
+        if self.has_left or request.shard >= len(self.node.slots.shards):
+            return False
+        if client is not None and self.configuration.node_by_key(client) is None:
+            return False
+        before = next((each for each in self.known if each.digest == request.configuration), None)
+        if before is None or not stays_in(self.configuration, before, request.shard, self.node.key):
+            return False
+        return not self.node.slots.shards[request.shard].recovering
 
     def serves(self, digest: bytes) -> bool:
         """Whether a session may be opened by who works under this configuration: what follows it, it learns here."""

@@ -17,6 +17,7 @@ from quorumcache.core.following import Following
 from quorumcache.core.model import Entry
 from quorumcache.core.outcome import UNKNOWN, Failed, Written
 from quorumcache.core.refusal import FieldWrite, PendingWrite
+from quorumcache.core.seals import Step
 from quorumcache.core.settle import Overtaken
 from quorumcache.core.succession import Verify, counting
 
@@ -38,6 +39,8 @@ class Onward:
     def __init__(self, context: Coordinator, known: Sequence[Configuration], verify: Verify, moved_us: int) -> None:
         self.known = list(known)
         self.chain: tuple[Configuration, ...] = ()
+        #: What shows that: the successors are signed.
+        self.steps: tuple[Step, ...] = ()
         self._context = context
         self._verify = verify
         self._looking: Following | None = None
@@ -79,9 +82,9 @@ class Onward:
         self._context.outbox += looking.outbox
         looking.outbox.clear()
 
-    def is_answer(self, reply: m.Reply) -> bool:
-        """Whether the reply is to one of its questions."""
-        return self._looking is not None and self._looking.wants(reply)
+    def is_question(self, request_id: int) -> bool:
+        """Whether it asked this, and waits for the answer."""
+        return self._looking is not None and self._looking.asked(request_id)
 
     def receive(self, node: int, reply: m.Reply) -> None:
         """Take an answer."""
@@ -93,7 +96,7 @@ class Onward:
             chain = counting(self._context.configuration, self.known)
             self._context.verifier.chain.update((each.digest, each) for each in chain)
         if looking.chain:
-            self.chain = looking.chain
+            self.chain, self.steps = looking.chain, looking.steps
 
     def is_dropped(self, node: int, reply: m.Reject, now_us: int) -> bool:
         """Whether a rejection is no answer to the operation: the epoch ends, or has ended, at more nodes than may lie,

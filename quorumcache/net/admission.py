@@ -19,7 +19,8 @@ class Admission:
 
     def __init__(self, sessions_max: int, nodes: frozenset[bytes], *, openings_max: int = OPENINGS_MAX) -> None:
         self._sessions_max = sessions_max
-        self._nodes = nodes
+        #: The cluster's nodes, of this epoch and those before.
+        self.nodes = nodes
         self._openings_max = openings_max
         self._openings: dict[object, Callable[[], None]] = {}
         self._counts: dict[bytes, int] = {}
@@ -41,7 +42,7 @@ class Admission:
     def refusal(self, key: bytes) -> str:
         """Why no further session of this key (empty: a stranger's) is admitted now; empty where one is."""
         count = self._counts.get(key, 0)
-        if key in self._nodes:
+        if key in self.nodes:
             # Peers in a cluster have one session each way; what else a node's key does is not the cluster's doing.
             return "" if count < 2 or self._total < self._sessions_max else self._full()
         if self._total >= self._sessions_max:

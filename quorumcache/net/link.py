@@ -86,6 +86,11 @@ class Link:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name=f"link to {self.node.name}")
 
+    def moved(self, configuration: Configuration, node: NodeInfo) -> None:
+        """The cluster is in another epoch, where this same node has another place. The session goes on; the next one
+        will be opened under that configuration."""
+        self._configuration, self.node = configuration, node
+
     async def stop(self) -> None:
         """Close the session and end."""
         task, self._task = self._task, None
@@ -228,7 +233,7 @@ class Link:
                 raise fault
 
     async def _read(self, websocket: aiohttp.ClientWebSocketResponse, channel: Channel) -> None:
-        opener, under_way, index = channel.opener, self._under_way, self.node.index
+        opener, under_way = channel.opener, self._under_way
         receive = websocket.receive
         while True:
             message = await receive()
@@ -247,7 +252,7 @@ class Link:
                     self._under_way_bytes -= len(sent)
             if self._backlog and self._wake is not None and not self._wake.done():
                 self._wake.set_result(None)
-            self._on_replies(index, replies)
+            self._on_replies(self.node.index, replies)
 
     async def _write(self, websocket: aiohttp.ClientWebSocketResponse, channel: Channel) -> None:
         loop = asyncio.get_running_loop()

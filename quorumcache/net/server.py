@@ -63,6 +63,16 @@ class Handler(Protocol):
         """What `/v1/status` shows."""
 
 
+class Epochs(Protocol):
+    """Which epochs a node knows."""
+
+    def serves(self, digest: bytes) -> bool:
+        """Whether a session may be opened under this configuration."""
+
+    def is_client(self, key: bytes) -> bool:
+        """Whether a session may be opened with this key."""
+
+
 class NodeServer:
     """Serves a node's sessions at `host:port` (port 0: any free one; `port` says which).
 
@@ -93,6 +103,8 @@ class NodeServer:
         self.sessions_refused_count = 0
         self.sessions_broken_count = 0
         self._configuration = configuration
+        #: What else sessions may be opened under, and with which keys: of a node that goes from epoch to epoch.
+        self.epochs: Epochs | None = None
         self._key = key
         self._handler = handler
         self._compress = compress
@@ -109,6 +121,11 @@ class NodeServer:
         app.router.add_get("/v1/status", self._status)
         app.router.add_get("/healthz", self._health)
         await self._listener.start(app)
+
+    def moved(self, configuration: Configuration) -> None:
+        """The node is in another epoch. Sessions go on: what is asked in them says under which it is asked."""
+        self._configuration = configuration
+        self._admission.nodes |= {node.key for node in configuration.nodes}
 
     @property
     def host(self) -> str:
@@ -242,7 +259,8 @@ class NodeServer:
         if hello.cluster_id != mine.cluster_id:
             detail = f"this node belongs to cluster {mine.cluster_id!r}, the client asks for {hello.cluster_id!r}"
             return h.refusal(h.OTHER_CLUSTER, detail)
-        if hello.configuration != mine.digest:
+        epochs = self.epochs
+        if hello.configuration != mine.digest and not (epochs and epochs.serves(hello.configuration)):
             detail = (
                 f"this node works under epoch {mine.epoch}, configuration {mine.digest.hex()[:16]}; the client under "
                 f"{hello.configuration.hex()[:16]}: whoever has the lower epoch must load the newer configuration"
@@ -251,7 +269,7 @@ class NodeServer:
         if hello.node != self._key.public:
             detail = f"the client expects node key {hello.node.hex()}, this node's is {self._key.public.hex()}"
             return h.refusal(h.OTHER_KEY, detail)
-        if hello.client and not mine.is_client(hello.client):
+        if hello.client and not (epochs or mine).is_client(hello.client):
             detail = (
                 f"the key {hello.client.hex()} is none of the {len(mine.writers)} writers' of epoch {mine.epoch}: "
                 "use a key file that was made for this cluster, or have its administrators add the key"

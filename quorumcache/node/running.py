@@ -10,28 +10,28 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import Any, Final
 
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier
-from quorumcache.core.config import Configuration
-from quorumcache.core.entropy import AntiEntropy
+from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.evidence import INCARNATION_BYTES
-from quorumcache.core.exactrecovery import ExactRecovery
 from quorumcache.core.journal import Journal
+from quorumcache.core.membership import Membership, Moved
 from quorumcache.core.node import Node, NodeLimits
-from quorumcache.core.repair import Recovery
-from quorumcache.errors import DiskFailed, Misuse
+from quorumcache.core.seals import Step
+from quorumcache.core.succession import counting
+from quorumcache.errors import ConfigurationError, DiskFailed, Misuse
 from quorumcache.net.peers import Peers
 from quorumcache.net.server import NodeServer
+from quorumcache.node.term import Term, talk
 from quorumcache.storage import Identity, MemoryStorage, NotStored, Storage
 from quorumcache.version import VERSION
 from quorumcache.wire.keys import SigningKey, verify
+from quorumcache.wire.sealrecord import SealRecord
 
 TICK_S: Final = 0.05
-#: How long what is written in mode primary waits for more, before it is forwarded.
-FORWARD_S: Final = 0.005
 #: How often storage that failed is asked whether it takes writes again.
 PROBE_S: Final = 1.0
 
@@ -45,6 +45,9 @@ class RunningNode:
     default to the address that the configuration names for it. With `storage` it starts with what is stored there.
     Where there is nothing, as with the default, each start is one without stored state: the node's floors begin at its
     clock + 2 max_skew, and it recovers what its group still holds (protocol 7).
+
+    `record` is that of its key: with it, the node goes over to later epochs while it runs, and finds the epoch that it
+    was in, whatever configuration of before it is started with. Without one it seals nothing.
     """
 
     def __init__(
@@ -56,13 +59,31 @@ class RunningNode:
         port: int | None = None,
         limits: NodeLimits | None = None,
         storage: Storage | None = None,
+        record: SealRecord | None = None,
     ) -> None:
+        self._record: SealRecord | _NoRecord = record or _NoRecord("without a record of seals")
+        if storage is not None and storage.keeps:
+            self._record = _NoRecord("with its entries on disk, which cannot go over yet")
+        self._known: list[Configuration] = []
+        self._steps: list[Step] = []
+        self._remembered: SignedConfiguration | None = None
+        if record is not None:
+            record.check()
+            for step in record.steps_from(configuration):
+                self._known.append(configuration)
+                self._steps.append(step)
+                configuration = step.successor.configuration
+            self._remembered = record.remembered(configuration)
         info = configuration.node_by_key(key.public)
         if info is None:
             raise Misuse(
                 f"the key {key.public.hex()} is none of the nodes' keys in cluster {configuration.cluster_id}, "
                 f"epoch {configuration.epoch}: use the key file that was made for this cluster"
             )
+        #: The epoch before the node's first, until it has recovered what it joined.
+        self._joins_after: Configuration | None = None
+        if record is not None and self._known and self._known[-1].node_by_key(key.public) is None:
+            self._joins_after = None if record.has_joined(self._known[-1]) else self._known[-1]
         own_host, _, own_port = info.address.rpartition(":")
         self.info = info
         self.configuration = configuration
@@ -78,8 +99,7 @@ class RunningNode:
         self._probe_at_s = 0.0
         self._last_us = 0
         self.started_us = self.clock_us()
-        self.verifier = Verifier(verify, [configuration])
-        self.node = self._new_node(self.started_us)
+        self.membership = self._membership_of(self._new_node(self.started_us))
         self.server = NodeServer(
             configuration,
             key,
@@ -87,17 +107,41 @@ class RunningNode:
             host=host if host is not None else own_host.strip("[]"),
             port=port if port is not None else int(own_port),
         )
-        self._recovery: Recovery | None = None
-        self._exact: ExactRecovery | None = None
-        self._entropy = self._new_entropy()
+        self.server.epochs = self.membership
+        self._term: Term | None = None
+        self._old_terms: list[Term] = []
+        self._talking: asyncio.Task[None] | None = None
         self._background: asyncio.Task[None] | None = None
 
-    def _new_node(self, started_us: int | None) -> Node:
-        node = Node(
-            self.configuration,
-            self.info.index,
+    @property
+    def node(self) -> Node:
+        """The node of the present epoch."""
+        return self.membership.node
+
+    def _membership_of(self, node: Node) -> Membership:
+        return Membership(
+            node,
             self._key.sign,
-            self.verifier,
+            verify,
+            self._record,
+            lambda configuration, verifier: self._new_node(None, configuration, verifier),
+            first_id=int.from_bytes(os.urandom(7), "big"),
+            known=self._known,
+            steps=self._steps,
+            remembered=self._remembered,
+        )
+
+    def _new_node(
+        self, started_us: int | None, configuration: Configuration | None = None, verifier: Verifier | None = None
+    ) -> Node:
+        configuration = configuration or self.configuration
+        info = configuration.node_by_key(self._key.public)
+        assert info is not None
+        node = Node(
+            configuration,
+            info.index,
+            self._key.sign,
+            verifier or Verifier(verify, counting(configuration, self._known)),
             started_us=started_us,
             limits=self._limits,
             incarnation=os.urandom(INCARNATION_BYTES),
@@ -105,9 +149,6 @@ class RunningNode:
         if self.storage.keeps:
             node.leave_values_to_storage()
         return node
-
-    def _new_entropy(self) -> AntiEntropy:
-        return AntiEntropy(self.node, first_id=int.from_bytes(os.urandom(7), "big"), now_us=self.clock_us())
 
     # --- what the server calls ---
 
@@ -122,7 +163,15 @@ class RunningNode:
         if now_us < self._last_us:
             now_us = self._last_us
         self._last_us = now_us
-        return self.node.handle(request, now_us, client)
+        membership = self.membership
+        reply = membership.handle(request, now_us, client)
+        if membership.moved:
+            self._go_on()
+        return reply
+
+    def heard(self, reply: m.Reply) -> None:
+        """Another node answered: it may say that the epoch has ended."""
+        self.membership.hear(reply, self.clock_us())
 
     def lacking(self, request: m.Request) -> int:
         """How many bytes of values the answer just given to the request lacks, because only storage has them: then
@@ -158,6 +207,7 @@ class RunningNode:
         slots = self.node.slots
         served = [s for s in slots.shards if self.info.index in self._members(s.number)]
         lag = self.node.forwarding.lag(self.clock_us())
+        term, nodes = self._term, self.configuration.nodes
         return {
             "name": self.info.name,
             "index": self.info.index,
@@ -167,6 +217,8 @@ class RunningNode:
             "epoch": self.configuration.epoch,
             "tls": self.configuration.tls,
             "configuration": self.configuration.digest.hex(),
+            "sealed_for": self.membership.successor_digest.hex(),
+            "has_left": self.membership.has_left,
             "f": self.configuration.f,
             **self.storage.status(),
             "resumed": self.resumed,
@@ -191,13 +243,13 @@ class RunningNode:
             "shards": len(served),
             "shards_recovering": sum(s.recovering for s in served),
             "shards_silent": sum(slots.instances is not None and slots.instances.is_unsure(s.number) for s in served),
-            "recovered": 0 if self._recovery is None else self._recovery.recovered_count,
-            "repaired": self._entropy.repaired_count,
-            "repair_rounds": self._entropy.rounds_count,
-            "differing": {self.configuration.nodes[p].name: n for p, n in sorted(self._entropy.differing.items())},
+            "recovered": 0 if term is None else term.recovered_count,
+            "repaired": 0 if term is None else term.entropy.repaired_count,
+            "repair_rounds": 0 if term is None else term.entropy.rounds_count,
+            "differing": {} if term is None else {nodes[p].name: n for p, n in sorted(term.entropy.differing.items())},
             "forwarded": self.node.forwarding.forwarded_count,
             "forward_lag": {
-                self.configuration.nodes[peer].name: {"entries": count, "oldest_s": round(age_us / 1e6, 3)}
+                nodes[peer].name: {"entries": count, "oldest_s": round(age_us / 1e6, 3)}
                 for peer, (count, age_us) in sorted(lag.items())
             },
             "floor_max_us": slots.floor_max_us,
@@ -221,9 +273,12 @@ class RunningNode:
         except BaseException:
             self.storage.close()
             raise
-        self._entropy = self._new_entropy()
-        self._recovery = Recovery(self.node, self.started_us, first_id=int.from_bytes(os.urandom(7), "big"))
-        self._exact = ExactRecovery(self.node, self.started_us, first_id=int.from_bytes(os.urandom(7), "big"))
+        node = self.node
+        joined: tuple[int, ...] = ()
+        if self._joins_after is not None and not self.resumed:
+            joined = tuple(shard.number for shard in node.slots.shards if shard.recovering)
+        self._begin_term(self.started_us, joined, self._joins_after)
+        self.membership.look(self.clock_us())
         self._background = asyncio.get_running_loop().create_task(self._run(), name=f"node {self.info.name}")
 
     def _load(self) -> None:
@@ -232,7 +287,8 @@ class RunningNode:
         stored = self._new_node(None)
         self.resumed = storage.open(identity, stored.slots)
         self.started_us = self.clock_us()
-        self.node = stored if self.resumed else self._new_node(self.started_us)
+        self.membership = self._membership_of(stored if self.resumed else self._new_node(self.started_us))
+        self.server.epochs = self.membership
         if not storage.keeps:
             return
         slots = self.node.slots
@@ -292,6 +348,53 @@ class RunningNode:
         self.node.slots.frozen = False
         _log.warning("%s takes writes again", self.info.name)
 
+    # --- from epoch to epoch ---
+
+    def _begin_term(self, started_us: int, joined: Collection[int], before: Configuration | None) -> None:
+        self._term = Term(self, self.node, self._key, started_us, joined=joined, before=before)
+        self._term.start()
+
+    def _go_on(self) -> None:
+        """The node went over to its next epoch, or left the cluster: so does all that it does in the background."""
+        moved, self.membership.moved = self.membership.moved, []
+        for move in moved:
+            _log.info("%s", _words_of(self.info.name, move))
+        if self._term is not None:
+            self._term.cancel()
+            self._old_terms.append(self._term)
+            self._term = None
+        if not self.membership.has_left:
+            self.configuration = self.node.configuration
+            self.info = self.configuration.nodes[self.node.index]
+            self.server.moved(self.configuration)
+        if self._background is not None and moved[-1].carried is not None:
+            self._begin_term(self.clock_us(), moved[-1].carried.joined, moved[-1].before)
+
+    async def _talk(self) -> None:
+        """Tell the others that the epoch ends, or ask them whether it has."""
+        membership = self.membership
+        configuration = membership.configuration
+
+        def exchange(peers: Peers) -> bool:
+            if membership.configuration is not configuration or not membership.is_talking:
+                return False
+            membership.wake(self.clock_us())
+            peers.send(membership.outbox)
+            membership.outbox.clear()
+            return True
+
+        def receive(peer: int, reply: m.Reply) -> None:
+            if membership.configuration is not configuration:
+                return
+            try:
+                membership.receive(peer, reply, self.clock_us())
+            except ConfigurationError as problem:
+                _log.error("%s cannot follow the others to their epoch: %s", self.info.name, problem)
+            if membership.moved:
+                self._go_on()
+
+        await talk(configuration, self._key, self.node.index, exchange, receive)
+
     async def stop(self) -> None:
         """Stop listening and end the background work."""
         background, self._background = self._background, None
@@ -305,13 +408,6 @@ class RunningNode:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        assert self._recovery is not None
-        assert self._exact is not None
-        recovering = loop.create_task(self._recover(self._recovery), name="recovery")
-        voting = loop.create_task(self._recover(self._exact), name="recovery of votes")
-        repairing = loop.create_task(self._repair(), name="anti-entropy")
-        forwarding = loop.create_task(self._forward(), name="forwarding")
-        tasks = (recovering, voting, repairing, forwarding)
         try:
             while True:
                 if self.node.slots.frozen:
@@ -320,9 +416,18 @@ class RunningNode:
                 waiting = self.stored()
                 if not isinstance(waiting, bool):
                     await waiting
-                for task in tasks:
-                    if task.done():
-                        task.result()
+                while self._old_terms:
+                    await self._old_terms.pop().ended()
+                if self._term is not None:
+                    self._term.check()
+                    if self._joins_after is not None and self._term.has_joined:
+                        self._record.joined(self._joins_after)
+                        self._joins_after = None
+                if self._talking is not None and self._talking.done():
+                    self._talking.result()
+                    self._talking = None
+                if self._talking is None and self.membership.is_talking:
+                    self._talking = loop.create_task(self._talk(), name="talk about epochs")
                 await asyncio.sleep(TICK_S)
         except Exception as fault:
             # What it is can be anything; what follows is the same: whoever runs the node has to know, and to end it.
@@ -330,75 +435,43 @@ class RunningNode:
             self.failed.set()
             raise
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if self._term is not None:
+                self._term.cancel()
+                await self._term.ended()
+            if self._talking is not None:
+                self._talking.cancel()
+                await asyncio.gather(self._talking, return_exceptions=True)
 
-    async def _recover(self, recovery: Recovery | ExactRecovery) -> None:
-        if recovery.finished:
-            return
-        await asyncio.sleep(max(0.0, (recovery.deadline_us - self.clock_us()) / 1e6))
-        members = {
-            peer
-            for shard in self.node.slots.shards
-            if self.node.slots.state_of(shard)
-            for peer in self._members(shard.number)
-            if peer != self.info.index
-        }
-        async with Peers(self.configuration, sorted(members), self._key) as peers:
 
-            def receive(peer: int, reply: m.Reply) -> None:
-                recovery.receive(peer, reply, self.clock_us())
-                self.stored()
+class _NoRecord:
+    """In place of a record, where the node cannot seal."""
 
-            peers.on_reply = receive
-            await peers.up(len(members), wait_s_max=5.0)
-            while not recovery.finished:
-                recovery.wake(self.clock_us())
-                self.stored()
-                peers.send(recovery.outbox)
-                recovery.outbox.clear()
-                wait_us = min(recovery.deadline_us - self.clock_us(), 50_000)
-                await peers.heard(max(0.001, wait_us / 1e6))
+    def __init__(self, why: str) -> None:
+        self._why = why
 
-    async def _repair(self) -> None:
-        """Anti-entropy, for as long as the node runs."""
-        repair = self._entropy
-        if not repair.peers:
-            return
-        await asyncio.sleep(max(0.0, (repair.deadline_us - self.clock_us()) / 1e6))
-        async with Peers(self.configuration, repair.peers, self._key) as peers:
+    def remember(self, before: Configuration, successor: SignedConfiguration) -> None:
+        """Refuse."""
+        raise ConfigurationError(
+            f"this node runs {self._why}, so it cannot end an epoch: stop all nodes, and start them under the new "
+            "configuration"
+        )
 
-            def receive(peer: int, reply: m.Reply) -> None:
-                repair.receive(peer, reply, self.clock_us())
-                self.stored()
-                peers.send(repair.outbox)
-                repair.outbox.clear()
+    def began(self, before: Configuration, step: Step) -> None:
+        """As above."""
+        self.remember(before, step.successor)
 
-            peers.on_reply = receive
-            while True:
-                repair.wake(self.clock_us())
-                peers.send(repair.outbox)
-                repair.outbox.clear()
-                await asyncio.sleep(max(0.001, (repair.deadline_us - self.clock_us()) / 1e6))
+    def joined(self, before: Configuration) -> None:
+        """Nothing to note."""
 
-    async def _forward(self) -> None:
-        """Mode primary: pass on what clients wrote here, for as long as the node runs."""
-        if not any(info.mode == "primary" for info in self.configuration.namespaces) or not self._entropy.peers:
-            return
-        forwarding = self.node.forwarding
-        async with Peers(self.configuration, self._entropy.peers, self._key) as peers:
 
-            def send() -> None:
-                peers.send(forwarding.outbox)
-                forwarding.outbox.clear()
-
-            def receive(peer: int, reply: m.Reply) -> None:
-                forwarding.receive(peer, reply, self.clock_us())
-                send()
-
-            peers.on_reply = receive
-            while True:
-                forwarding.wake(self.clock_us())
-                send()
-                await asyncio.sleep(FORWARD_S)
+def _words_of(name: str, move: Moved) -> str:
+    after = move.step.successor.configuration
+    if move.carried is None:
+        return (
+            f"{name} has left the cluster with epoch {after.epoch}: it answers only nodes that take its place, and may "
+            "be stopped once these have recovered"
+        )
+    carried = move.carried
+    joined = f", and recovers {len(carried.joined)} shards that it joined" if carried.joined else ""
+    gone = f"; {carried.gone} went" if carried.gone else ""
+    return f"{name} is in epoch {after.epoch} now: {carried.kept} entries came along{gone}{joined}"

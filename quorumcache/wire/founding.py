@@ -27,6 +27,7 @@ from quorumcache.core.config import (
 from quorumcache.core.config_rules import F_MAX, NODES_MAX, PLACEMENT_STEPS_MAX, SHARDS_MAX, WRITERS_MAX
 from quorumcache.errors import ConfigurationError
 from quorumcache.wire.keys import SigningKey, verify, write_key_file
+from quorumcache.wire.sealrecord import SealRecord, record_beside
 
 CLUSTER_FILE: Final = "cluster.toml"
 KEYS_DIRECTORY: Final = "keys"
@@ -66,6 +67,7 @@ class Founded:
         write_key_file(keys / "admin.key", self.admin, role="admin")
         for node, key in zip(self.configuration.nodes, self.nodes, strict=True):
             write_key_file(node_key_path(directory, node.name), key, role="node")
+            SealRecord(record_beside(node_key_path(directory, node.name)), key.public).begin()
         for name, key in self.writers.items():
             write_key_file(writer_key_path(directory, name), key, role="writer")
         try:

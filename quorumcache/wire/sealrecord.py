@@ -31,7 +31,8 @@ def record_beside(key_file: Path) -> Path:
 class SealRecord:
     """The record of one node's key, in `directory`. Files: `begun` names the key; for each epoch that ended,
     DIGEST.toml is the successor that the node sealed for, and DIGEST.seals shows that the next epoch has begun, where
-    DIGEST is that of the configuration that ended. All errors are ConfigurationErrors that name the file.
+    DIGEST is that of the configuration that ended; DIGEST.joined, that a node which was new then has recovered. All
+    errors are ConfigurationErrors that name the file.
     """
 
     def __init__(self, directory: Path, key: bytes) -> None:
@@ -96,6 +97,14 @@ class SealRecord:
         self.check()
         lines = [f"{seal.node.hex()} {seal.signature.hex()}\n" for seal in step.seals]
         self._write(self._file(before, "seals"), "".join(lines))
+
+    def joined(self, before: Configuration) -> None:
+        """Durably note that the node, new to the cluster in the epoch after `before`, has recovered what it joined."""
+        self._write(self._file(before, "joined"), "")
+
+    def has_joined(self, before: Configuration) -> bool:
+        """Whether that was noted."""
+        return self._read(self._file(before, "joined")) is not None
 
     def steps_from(self, trusted: Configuration) -> tuple[Step, ...]:
         """The steps that this node took from a configuration on, each checked: so it finds its epoch again, whatever

@@ -1,0 +1,300 @@
+"""Protocol 9 over real sockets: a cluster goes from epoch to epoch under load, and clients follow by themselves.
+
+`tests/core/test_membership.py` has the rules one by one. The slow test does the same with processes and the commands of
+`quorumcache admin`, and tells how long operations waited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from quorumcache.client import Client, NearCache
+from quorumcache.client.watching import Gap
+from quorumcache.core import amend
+from quorumcache.core.config import Configuration, NamespaceInfo, SignedConfiguration
+from quorumcache.errors import ConfigurationError, OutcomeUnknown, PermissionDenied
+from quorumcache.net.moving import Progress, move
+from quorumcache.node import RunningNode
+from quorumcache.node.joining import wait_to_join
+from quorumcache.wire.founding import Founded, found_cluster
+from quorumcache.wire.keys import SigningKey
+from quorumcache.wire.sealrecord import SealRecord
+
+KEYS = [f"key {i}" for i in range(40)]
+
+
+class Live:
+    """A cluster in this process whose nodes have records of seals, and what brings it to its next epochs."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        nodes: int = 4,
+        namespaces: tuple[NamespaceInfo, ...] = (),
+        op_time_us: int = 3_000_000,
+    ) -> None:
+        self.directory = directory
+        ports = _free_ports(nodes + 3)
+        self.spare = ports[nodes:]
+        self.founded: Founded = found_cluster(
+            nodes=nodes,
+            writers=["alice", "bob"],
+            namespaces=namespaces or (NamespaceInfo("default"), NamespaceInfo("maps", "map")),
+            addresses=[f"127.0.0.1:{port}" for port in ports[:nodes]],
+            max_skew_us=50_000,
+            op_time_us=op_time_us,
+            shards=16,
+        )
+        self.signed = self.founded.signed
+        self.running: dict[bytes, RunningNode] = {}
+
+    @property
+    def configuration(self) -> Configuration:
+        return self.signed.configuration
+
+    def record_of(self, key: SigningKey) -> SealRecord:
+        return SealRecord(self.directory / f"{key.public.hex()[:8]}.seals", key.public)
+
+    async def start(self, key: SigningKey, configuration: Configuration | None = None) -> RunningNode:
+        record = self.record_of(key)
+        record.begin()
+        node = RunningNode(configuration or self.founded.configuration, key, record=record)
+        await node.start()
+        self.running[key.public] = node
+        return node
+
+    async def join(self, key: SigningKey) -> None:
+        """What `quorumcache node` does with a key that is no node's yet."""
+        before = self.configuration
+        record = self.record_of(key)
+        record.begin()
+        await wait_to_join(before, key.public, record)
+        await self.start(key, before)
+
+    async def change(self, after: Configuration) -> Progress:
+        """Have it signed, and bring the cluster there."""
+        admin = self.founded.admin
+        signature = admin.sign(SignedConfiguration(after).signed_message)
+        signed = SignedConfiguration(after, ((admin.public, signature),))
+        progress = await move(self.configuration, signed, timeout_s=20.0, on_progress=lambda _progress: None)
+        self.signed = signed
+        return progress
+
+    async def refilled(self) -> None:
+        """Until nobody recovers anything."""
+        async with asyncio.timeout(40):
+            while any(node.status()["shards_recovering"] for node in self.members()):  # noqa: ASYNC110 - as a person would look
+                await asyncio.sleep(0.05)
+
+    def members(self) -> list[RunningNode]:
+        found = [self.running.get(info.key) for info in self.configuration.nodes]
+        assert None not in found
+        return [node for node in found if node is not None]
+
+
+@asynccontextmanager
+async def live(directory: Path, **options: object) -> AsyncIterator[Live]:
+    cluster = Live(directory, **options)  # type: ignore[arg-type]
+    try:
+        for key in cluster.founded.nodes:
+            await cluster.start(key)
+        await asyncio.sleep(0.15)
+        yield cluster
+    finally:
+        await asyncio.gather(*(node.stop() for node in cluster.running.values()))
+
+
+class Load:
+    """Writes numbers that only rise, each key by one task, and reads them all the while."""
+
+    def __init__(self, writer: Client, reader: Client) -> None:
+        self.writer, self.reader = writer, reader
+        self.acknowledged = dict.fromkeys(KEYS, 0)
+        self.sent = dict.fromkeys(KEYS, 0)
+        self.unknown = 0
+        self.count = 0
+        self.waited_s_max = 0.0
+        self._stop = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Load:
+        for key in KEYS:
+            self._tasks += [asyncio.create_task(self._write(key)), asyncio.create_task(self._read(key))]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop = True
+        await asyncio.gather(*self._tasks)
+
+    async def _write(self, key: str) -> None:
+        while not self._stop:
+            self.sent[key] += 1
+            number, began_s = self.sent[key], time.monotonic()
+            try:
+                await self.writer.set(key, b"%d" % number)
+            except OutcomeUnknown:
+                self.unknown += 1
+            else:
+                self.acknowledged[key] = number
+            self.waited_s_max = max(self.waited_s_max, time.monotonic() - began_s)
+            self.count += 1
+            await asyncio.sleep(0.01)
+
+    async def _read(self, key: str) -> None:
+        while not self._stop:
+            known, began_s = self.acknowledged[key], time.monotonic()
+            found = await self.reader.get(key)
+            assert known <= int(found or 0) <= self.sent[key], f"{key}: read {found!r} after {known} was acknowledged"
+            self.waited_s_max = max(self.waited_s_max, time.monotonic() - began_s)
+            self.count += 1
+            await asyncio.sleep(0.01)
+
+    def waited(self) -> float:
+        """The longest wait since this was asked last, in seconds."""
+        waited_s, self.waited_s_max = self.waited_s_max, 0.0
+        return waited_s
+
+
+async def test_a_cluster_changes_under_load(tmp_path: Path) -> None:
+    """0016 and 0022: a writer is revoked, two nodes are added, one replaced, one removed; no stale read, and nothing
+    acknowledged is lost. Nobody is told but the nodes."""
+    async with live(tmp_path) as cluster:
+        founded = cluster.founded
+        writer = await Client.connect(founded.signed, key=founded.writers["alice"])
+        bob = await Client.connect(founded.signed, key=founded.writers["bob"])
+        reader = await Client.connect(founded.signed)
+        async with writer, bob, reader:
+            await bob.set("bobs", b"secret")
+            near = NearCache(reader, staleness=60.0)
+            assert await near.get("bobs") == b"secret"
+            new = [SigningKey.generate() for _ in range(3)]
+            places = [f"127.0.0.1:{port}" for port in cluster.spare]
+            async with Load(writer, reader) as load:
+                await asyncio.sleep(0.3)
+                progress = await cluster.change(amend.revoke_writer(cluster.configuration, "bob"))
+                assert len(progress.begun) == 4
+                joining = [asyncio.create_task(cluster.join(key)) for key in new[:2]]
+                after = amend.add_node(cluster.configuration, "n4", new[0].public, address=places[0])
+                await cluster.change(after)
+                await asyncio.wait_for(joining[0], 20)
+                await cluster.refilled()
+                await cluster.change(amend.add_node(cluster.configuration, "n5", new[1].public, address=places[1]))
+                await asyncio.wait_for(joining[1], 20)
+                await cluster.refilled()
+                joining = [asyncio.create_task(cluster.join(new[2]))]
+                replaced = cluster.running[founded.nodes[1].public]
+                await cluster.change(amend.replace_node(cluster.configuration, "n1", new[2].public, address=places[2]))
+                await asyncio.wait_for(joining[0], 20)
+                await cluster.refilled()
+                assert replaced.membership.has_left
+                await replaced.stop()
+                del cluster.running[founded.nodes[1].public]
+                await cluster.change(amend.remove_node(cluster.configuration, "n3"))
+                await cluster.refilled()
+                await asyncio.sleep(0.3)
+            assert {node.configuration.epoch for node in cluster.members()} == {6}
+            assert writer.configuration.epoch == reader.configuration.epoch == 6
+            final = await reader.get_many(KEYS, strict=True)
+            assert all(load.acknowledged[key] <= int(final[key]) <= load.sent[key] for key in KEYS)
+            assert await reader.get("bobs") is None
+            assert await near.get("bobs") is None
+            with pytest.raises(PermissionDenied):
+                await bob.set("bobs", b"again")
+            # Who comes now with the file of the last epoch, or with that of the first, finds the same.
+            for signed in (cluster.signed, founded.signed):
+                async with await Client.connect(signed) as late:
+                    assert await late.get_many(KEYS, strict=True) == final
+
+
+async def test_a_node_finds_its_epoch_again(tmp_path: Path) -> None:
+    """0016, 7: started with the file of before, after it was away when the epoch changed, or after it had changed."""
+    async with live(tmp_path, op_time_us=1_000_000) as cluster:
+        founded = cluster.founded
+        async with await Client.connect(founded.signed, key=founded.writers["alice"]) as client:
+            await client.set("k", b"v")
+            away = founded.nodes[3]
+            await cluster.running.pop(away.public).stop()
+            await cluster.change(amend.retire_writer(cluster.configuration, "bob"))
+            await client.set("k", b"w")
+            node = await cluster.start(away)
+            async with asyncio.timeout(20):
+                while node.configuration.epoch != 2:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.05)
+            await cluster.refilled()
+            await cluster.running.pop(founded.nodes[0].public).stop()
+            assert (await cluster.start(founded.nodes[0])).configuration.epoch == 2
+            await cluster.refilled()
+            assert await client.get("k") == b"w"
+
+
+async def test_a_watch_tells_of_a_gap(tmp_path: Path) -> None:
+    """A watch goes on in the next epoch, and says that changes may have been missed."""
+    async with live(tmp_path) as cluster:
+        founded = cluster.founded
+        client = await Client.connect(founded.signed, key=founded.writers["alice"])
+        async with client, client.watch("k", interval=0.02) as watch:
+            await client.set("k1", b"1")
+            change = await watch.next(10)
+            assert change is not None
+            assert not isinstance(change, Gap)
+            assert change.key == "k1"
+            await cluster.change(amend.retire_writer(cluster.configuration, "bob"))
+            assert await client.get("k1") == b"1"
+            assert isinstance(await watch.next(10), Gap)
+            await client.set("k2", b"2")
+            async with asyncio.timeout(10):
+                while (change := await watch.next(10)) is None or isinstance(change, Gap) or change.key != "k2":
+                    pass
+
+
+async def test_types_with_fields_go_along(tmp_path: Path) -> None:
+    async with live(tmp_path, nodes=5, op_time_us=1_000_000) as cluster:
+        founded = cluster.founded
+        async with await Client.connect(founded.signed, key=founded.writers["alice"]) as client:
+            maps = client.map_("m")
+            await maps.set("a", b"1")
+            await maps.set("b", b"2")
+            await maps.remove("b")
+            new = SigningKey.generate()
+            joining = asyncio.create_task(cluster.join(new))
+            await cluster.change(
+                amend.replace_node(cluster.configuration, "n2", new.public, address=f"127.0.0.1:{cluster.spare[0]}")
+            )
+            await asyncio.wait_for(joining, 20)
+            await cluster.refilled()
+            assert await maps.items() == {"a": b"1"}
+            await maps.set("c", b"3")
+            assert await maps.items() == {"a": b"1", "c": b"3"}
+
+
+async def test_what_cannot_move_says_so_before_anything_changes(tmp_path: Path) -> None:
+    """Exact namespaces do not move while nodes run; and an epoch does not end that too few nodes could end."""
+    async with live(tmp_path, namespaces=(NamespaceInfo("locks", "exact"),)) as cluster:
+        with pytest.raises(ConfigurationError, match="exact"):
+            await cluster.change(amend.retire_writer(cluster.configuration, "bob"))
+        assert not any(node.membership.is_sealed for node in cluster.running.values())
+    async with live(tmp_path / "other") as cluster:
+        for key in cluster.founded.nodes[:2]:
+            await cluster.running.pop(key.public).stop()
+        progress = await cluster.change(amend.retire_writer(cluster.configuration, "bob"))
+        assert not progress.sealed
+        assert progress.lacking == 1
+        assert not any(node.membership.is_sealed for node in cluster.running.values())
+
+
+def _free_ports(count: int) -> list[int]:
+    import socket
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
