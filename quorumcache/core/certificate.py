@@ -62,13 +62,21 @@ class Batch(msgspec.Struct, eq=False):
     """A verified certificate as nodes and clients keep it: shared by the entries of its batch. `leaves` holds the
     batch's digests where they are known (then paths can be made), else it is empty. `counts[i]` says how many grants
     promise header i, or is empty where every grant promises all. `held_count` is the number of stored entries that
-    share it; `row` is storage's number for it, 0 where it has none."""
+    share it; `row` is storage's number for it, 0 where it has none. `upper` is the upper part of the tree over the
+    leaves, empty until a path was asked for."""
 
     certificate: Certificate
     leaves: bytes
     counts: bytes
     held_count: int = 0
     row: int = 0
+    upper: bytes = b""
+
+    def path_of(self, position: int) -> bytes:
+        """The path of the header at this position. `leaves` must be there."""
+        if not self.upper:
+            self.upper = merkle.upper_of(self.leaves)
+        return merkle.path_in(self.leaves, self.upper, position)
 
 
 class Verifier:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import msgspec
 
-from quorumcache.core import merkle
 from quorumcache.core.certificate import Batch
 from quorumcache.core.model import Entry, Header, header_salted_bytes
 
@@ -41,7 +40,7 @@ class Held(msgspec.Struct, eq=False, gc=False):
 
     def entry(self, *, with_value: bool = True) -> Entry:
         """The entry as it is passed on, with its own path; without salt and value where only proof is wanted."""
-        path = merkle.path_of(self.batch.leaves, self.position) if self.path is None else self.path
+        path = self.batch.path_of(self.position) if self.path is None else self.path
         return Entry(
             self.header,
             self.salted if with_value else b"",

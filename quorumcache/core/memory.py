@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from quorumcache.core import merkle
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
 from quorumcache.core.eviction import USES_MAX, Place, Policy
@@ -253,7 +254,8 @@ def batch_cost(batch: Batch) -> int:
     the 1,024 leaves and wide bitmaps of its batch, so that counts too."""
     grants = batch.certificate.grants
     each = GRANT_OVERHEAD_BYTES + (len(grants[0].bitmap) if grants else 0)
-    return BATCH_OVERHEAD_BYTES + len(batch.leaves) + len(batch.counts) + len(grants) * each
+    upper = merkle.upper_bytes(len(batch.leaves) >> 5)  # Whether it was needed yet or not: a sum must not change.
+    return BATCH_OVERHEAD_BYTES + len(batch.leaves) + upper + len(batch.counts) + len(grants) * each
 
 
 def entry_cost(header_bytes: int, salted_bytes: int, *, is_mortal: bool) -> int:

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Final
 
 _NODE = b"\x01"
 _ROOT = b"\x03"
+#: `upper_of` keeps the tree from this height up: a quarter of the leaves' bytes, about.
+_UPPER_HEIGHT: Final = 3
+_BLOCK: Final = 32 << _UPPER_HEIGHT
 
 
 # A node asks for the root of the same leaves twice, at prepare and at commit. At most 64 of 32 KiB are kept.
@@ -59,6 +63,48 @@ def _levels(leaves: bytes) -> tuple[bytes, ...]:
         levels.append(level)
         level = _next_level(level)
     return tuple(levels)
+
+
+def upper_of(leaves: bytes) -> bytes:
+    """The upper part of the tree, for `path_in`: the levels from height 3 up, joined, without the top."""
+    level = leaves
+    for _ in range(_UPPER_HEIGHT):
+        level = _next_level(level)
+    levels = []
+    while len(level) > 32:
+        levels.append(level)
+        level = _next_level(level)
+    return b"".join(levels)
+
+
+def upper_bytes(count: int) -> int:
+    """The length of `upper_of` so many leaves."""
+    width, size = -(-count // (1 << _UPPER_HEIGHT)), 0
+    while width > 1:
+        size += 32 * width
+        width = (width + 1) // 2
+    return size
+
+
+def path_in(leaves: bytes, upper: bytes, position: int) -> bytes:
+    """As `path_of`, at 6 hashes for any batch, where the upper part of its tree is kept beside the leaves."""
+    block = position >> _UPPER_HEIGHT
+    level, at = leaves[block * _BLOCK : (block + 1) * _BLOCK], position & ((1 << _UPPER_HEIGHT) - 1)
+    path = []
+    for height in range(_UPPER_HEIGHT):
+        if height:
+            level, at = _next_level(level), at >> 1
+        sibling = (at ^ 1) << 5
+        if sibling < len(level):
+            path.append(level[sibling : sibling + 32])
+    start, width = 0, -(-len(leaves) // _BLOCK)
+    while width > 1:
+        if block ^ 1 < width:
+            sibling = start + ((block ^ 1) << 5)
+            path.append(upper[sibling : sibling + 32])
+        start += width << 5
+        width, block = (width + 1) // 2, block >> 1
+    return b"".join(path)
 
 
 def root_from_path(leaf: bytes, position: int, count: int, path: bytes) -> bytes | None:

@@ -46,13 +46,15 @@ class _PeerReport:
 
 
 class _ShardRecovery:
-    __slots__ = ("end_us", "peers", "requests", "shard")
+    __slots__ = ("end_us", "peers", "requests", "shard", "told")
 
     def __init__(self, shard: Shard, peers: tuple[int, ...], end_us: int) -> None:
         self.shard = shard
         self.end_us = end_us
         self.peers = {peer: _PeerReport() for peer in peers}
         self.requests: dict[int, int] = {}  # peer -> the id of its open request
+        #: A header's bytes -> what was told with it first, and verified.
+        self.told: dict[bytes, tuple[Header, Entry]] = {}
 
 
 class Recovery:
@@ -191,7 +193,7 @@ class Recovery:
         # The highest floor of all pages: no lower than the one at the time of each page.
         report.floor_us = max(report.floor_us, reply.floor_us)
         slots = self.node.slots
-        headers = [check_entry(self.node, entry) for entry in reply.entries]
+        headers = [self._check(active, entry) for entry in reply.entries]
         base = self._goes_on(report, headers, reply)
         if reply.more and not headers:
             raise Malformed("a page that does not go on")
@@ -232,14 +234,18 @@ class Recovery:
         report.entries[base_slot] = (base, entry)
         return base
 
+    def _check(self, active: _ShardRecovery, entry: Entry) -> Header:
+        """What another peer has told to the last bit was verified then."""
+        same = active.told.get(entry.header)
+        return same[0] if same is not None and same[1] == entry else check_entry(self.node, entry)
+
     def _kept(self, active: _ShardRecovery, header: Header, entry: Entry) -> tuple[Header, Entry]:
         """What a report keeps of an entry: where another has the same header, the same objects, so that what q peers
         tell takes the memory of one."""
-        for report in active.peers.values():
-            same = report.entries.get(header.slot)
-            if same is not None and same[0].digest == header.digest:
-                return same
-        return header, self._certificates.shared(entry)
+        same = active.told.get(header.raw)
+        if same is None:
+            same = active.told[header.raw] = header, self._certificates.shared(entry)
+        return same
 
     def _conclude(self, active: _ShardRecovery, now_us: int) -> None:
         for request_id in active.requests.values():

@@ -51,7 +51,18 @@ def test_root_and_paths_are_those_of_the_twin(count: int) -> None:
     for position in {0, 1, count // 2, count - 2, count - 1} & set(range(count)):
         expected = b"".join(path(position, leaves))
         assert merkle.path_of(joined, position) == expected
+        assert merkle.path_in(joined, merkle.upper_of(joined), position) == expected
         assert merkle.root_from_path(leaves[position], position, count, expected) == root(leaves)
+
+
+@given(st.integers(1, 1024))
+@settings(max_examples=60)
+def test_paths_from_the_upper_part_are_the_same(count: int) -> None:
+    joined = b"".join(leaves_of(count))
+    upper = merkle.upper_of(joined)
+    assert len(upper) == merkle.upper_bytes(count)
+    for position in {0, count // 3, count // 2, count - 1}:
+        assert merkle.path_in(joined, upper, position) == merkle.path_of(joined, position)
 
 
 @given(st.integers(1, 70), st.data())

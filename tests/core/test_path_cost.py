@@ -26,3 +26,21 @@ def test_all_paths_of_a_batch_cost_one_tree(monkeypatch: pytest.MonkeyPatch) -> 
     for position, path in enumerate(paths):
         leaf = leaves[32 * position : 32 * position + 32]
         assert merkle.root_from_path(leaf, position, 1024, path) == root
+
+
+def test_one_path_of_each_of_many_batches_costs_no_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard's report names entries of any number of batches, one of each: a million entries were a million trees."""
+    leaves = random.Random(8).randbytes(32 * 1024)
+    upper = merkle.upper_of(leaves)
+    hashed = 0
+    real = merkle.blake2b
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal hashed
+        hashed += 1
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(merkle, "blake2b", counting)
+    for position in range(1024):
+        merkle.path_in(leaves, upper, position)
+    assert hashed == 6 * 1024
