@@ -20,9 +20,11 @@ from quorumcache.core.config import (
     NodeInfo,
     SignedConfiguration,
     WriterInfo,
+    canonical,
     parse_toml,
     to_toml,
 )
+from quorumcache.core.epochmessages import Signed, read_successor
 from quorumcache.core.evidence import Equivocation, Proof, SignedHeader, proves
 from quorumcache.core.model import PUT, Malformed, digest_of, encode_header, parse_header, slot_of, slot_parts, stamp_of
 from quorumcache.core.node import Node
@@ -141,6 +143,16 @@ class _Holder(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     proof: Proof
 
 
+def successors(data: bytes) -> None:
+    """What follows an epoch, as nodes and clients read it from anyone: behind signatures that no fuzzer makes, so here
+    all of them count."""
+    shown = Signed(data, ((_key("admin").public, bytes(64)),))
+    try:
+        read_successor(shown, CONFIGURATION, lambda *_: True)
+    except ConfigurationError:
+        return
+
+
 def evidence(data: bytes) -> None:
     """Evidence files, and the proofs in them."""
     for check in (check_evidence, check_proof):
@@ -181,6 +193,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "client-opens": client_opens,
     "frames": frames,
     "configuration": configuration,
+    "successors": successors,
     "evidence": evidence,
     "key-files": key_files,
 }
@@ -211,6 +224,8 @@ def seeds_of(name: str) -> list[bytes]:
         m.ShardList(9, digest, 0),
         m.Evidence(10, digest),
         m.Witness(11, digest, slot_of(b"test", b"k"), bytes(32)),
+        m.Follow(12, digest, True),
+        m.SealEpoch(13, digest, Signed(canonical(CONFIGURATION), ()), []),
     ]
     answered: list[m.Reply] = [
         m.PrepareReply(1, NOW_US, b"\1", bytes(64), []),
@@ -223,6 +238,7 @@ def seeds_of(name: str) -> list[bytes]:
         "headers": [header, slot],
         "node-opens": [_OPENING.hello],
         "configuration": [to_toml(SIGNED).encode()],
+        "successors": [canonical(CONFIGURATION)],
         "evidence": [codec.encode_whole(_Holder(proof))],
         "key-files": [b"quorumcache key file 1\nrole: node\npublic: " + b"0" * 64 + b"\nsecret: " + b"0" * 64 + b"\n"],
     }

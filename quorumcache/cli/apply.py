@@ -46,6 +46,8 @@ def apply(
 
     Example: [bold]quorumcache admin apply --cluster my-cluster[/bold]
     """
+    from rich.markup import escape
+
     from quorumcache.cli.admin import console_of
     from quorumcache.cli.loops import run_loop
     from quorumcache.errors import ConfigurationError, Unavailable
@@ -86,9 +88,11 @@ def apply(
             f"for about {progress.paused_s * 1000:.0f} ms. {file} is that of epoch {after.epoch} now, {kept.name} that "
             "before."
         )
-        for index, why in {**progress.unreachable, **progress.refused}.items():
-            name = before.nodes[index].name
-            console.print(f"  [yellow]{name} has not followed yet[/yellow] ({why}); it will, once it can be reached")
+        for info in before.nodes:
+            if info.index not in progress.begun:
+                reasons = {**progress.unreachable, **progress.refused}
+                why = escape(reasons.get(info.index, "it does not answer"))
+                console.print(f"  [yellow]{info.name} has not followed yet[/yellow] ({why}); it does once it can")
     else:
         console.print(f"{file} is that draft already: epoch {after.epoch}")
     if found.exists() and found != file:

@@ -84,7 +84,13 @@ def _cluster_in(
 ) -> SignedConfiguration:
     """The cluster that is kept in a directory, or a new one there."""
     from quorumcache.errors import Misuse
-    from quorumcache.wire.founding import cluster_file_of, found_cluster, node_key_path, read_cluster_file
+    from quorumcache.wire.founding import (
+        begin_records,
+        cluster_file_of,
+        found_cluster,
+        node_key_path,
+        read_cluster_file,
+    )
 
     if not directory.is_dir() or not cluster_file_of(directory).exists():
         count = 3 * f + 1 if size[0] is None else size[0]
@@ -104,6 +110,7 @@ def _cluster_in(
     for node in signed.configuration.nodes:
         if not node_key_path(directory, node.name).exists():
             raise Misuse(f"{directory} has a cluster, but not the key of its node {node.name}: it is run elsewhere")
+    begin_records(directory, signed.configuration)
     kept = [int(node.address.rpartition(":")[2] or 0) for node in signed.configuration.nodes]
     if base_port is not None and base_port != kept[0]:
         raise Misuse(f"the cluster in {directory} has its first node on port {kept[0]}: leave --base-port out")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,7 @@ from quorumcache.core.model import (
 )
 from quorumcache.core.outcome import Found, Outcome
 from quorumcache.errors import (
+    ConfigurationError,
     InvalidKey,
     InvalidProof,
     PermissionDenied,
@@ -95,6 +97,13 @@ class Client(Operations, Handles, Lists, Watches, Computing, ExactMethods):
         """
         signed = load_cluster(cluster)
         configuration = signed.configuration
+        until_s = configuration.valid_until_us // 1_000_000
+        if until_s and time.time() >= until_s:
+            raise ConfigurationError(
+                f"the configuration of epoch {configuration.epoch} of cluster {configuration.cluster_id} was good "
+                f"until {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(until_s))} UTC: keys that were its may be "
+                "anybody's by now. Get a newer cluster file from its administrators"
+            )
         namespace = namespace_in(configuration, namespace)
         if key is not None and not isinstance(key, SigningKey):
             key = read_key_file(Path(key), role="writer")

@@ -22,6 +22,8 @@ from quorumcache.wire.keys import verify
 
 _CONNECT_S_MAX = 5.0
 _AGAIN_S = 0.05
+#: Once the next epoch has begun somewhere, how long the others are waited for: they follow without us.
+_REST_S_MAX = 3.0
 
 
 @dataclass(slots=True)
@@ -113,6 +115,8 @@ async def move(
                     peers.send([((info.index,), request)])
             progress.lacking = len(seals.lacking)
             on_progress(progress)
+            if progress.begun:
+                end_s = min(end_s, began_s + progress.paused_s + _REST_S_MAX)
             if progress.is_done(before) or now_s >= end_s:
                 return progress
             await peers.heard(min(_AGAIN_S, max(0.001, end_s - now_s)))

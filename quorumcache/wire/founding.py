@@ -80,6 +80,15 @@ class Founded:
         return file
 
 
+def begin_records(directory: Path, configuration: Configuration) -> None:
+    """Begin the nodes' records of seals in a cluster's directory, where none of them has one: it was made before there
+    were any. Where some have one, those of the others were lost, and are not made up for."""
+    records = [record_beside(node_key_path(directory, node.name)) for node in configuration.nodes]
+    if configuration.epoch == 1 and not any(record.exists() for record in records):
+        for record, node in zip(records, configuration.nodes, strict=True):
+            SealRecord(record, node.key).begin()
+
+
 #: What a cluster has unless it is told otherwise: one namespace of each type, registers first.
 NAMESPACES = (
     NamespaceInfo("default"),

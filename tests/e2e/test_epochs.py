@@ -7,6 +7,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +30,7 @@ from quorumcache.node.joining import wait_to_join
 from quorumcache.wire.founding import Founded, found_cluster
 from quorumcache.wire.keys import SigningKey
 from quorumcache.wire.sealrecord import SealRecord
+from tests.e2e.test_cli import WAIT_S_MAX
 
 KEYS = [f"key {i}" for i in range(40)]
 
@@ -298,3 +304,129 @@ def _free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+# --- processes ---
+
+
+class Processes:
+    """A cluster of processes, changed by the commands of `quorumcache admin` and by nothing else."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.ports = _free_ports(8)
+        founded = found_cluster(
+            writers=["alice", "bob"],
+            addresses=[f"127.0.0.1:{port}" for port in self.ports[:4]],
+            cluster_id="live",
+            max_skew_us=100_000,
+            op_time_us=5_000_000,
+        )
+        self.file = founded.write(directory)
+
+    def command(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "quorumcache.cli", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start(self, name: str) -> None:
+        log = (self.directory / f"{name}.log").open("ab")
+        self.running[name] = subprocess.Popen(
+            [sys.executable, "-m", "quorumcache.cli", "node", "--cluster", str(self.file), "--name", name],
+            stdout=log,
+            stderr=log,
+        )
+        log.close()
+
+    def key(self, name: str) -> str:
+        """Make the key of a node that is to come; its public half."""
+        return self.command("keygen", str(self.directory / "keys" / f"node-{name}.key"), "--role", "node").split()[-1]
+
+    def change(self, *draft: str) -> str:
+        """Draft, sign, apply, wait for what joined."""
+        at = ("--cluster", str(self.directory))
+        self.command("admin", *draft, *at)
+        self.command("admin", "sign", *at, "--key", str(self.directory / "keys" / "admin.key"), "--yes")
+        return self.command("admin", "apply", *at)
+
+    def kill(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.kill()
+        process.wait(WAIT_S_MAX)
+
+    def stop(self) -> None:
+        for process in self.running.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.running.values():
+            process.wait(WAIT_S_MAX)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+async def test_processes_change_under_load(tmp_path: Path) -> None:
+    """0016, as an operator does it: a node replaced, two added, one removed, a writer revoked."""
+    cluster = Processes(tmp_path / "live")
+    loop = asyncio.get_running_loop()
+
+    async def change(what: str, *draft: str) -> None:
+        load.waited()
+        told = await loop.run_in_executor(None, lambda: cluster.change(*draft))
+        pause = re.search(r"operations waited for about (\d+) ms", told)
+        assert pause is not None, told
+        print(f"{what}: epoch paused {pause[1]} ms; the longest wait of {load.count} operations {load.waited():.3f} s")
+
+    try:
+        for name in ("n0", "n1", "n2", "n3"):
+            cluster.start(name)
+        first = tmp_path / "first.toml"
+        first.write_bytes(cluster.file.read_bytes())
+        keys = tmp_path / "live" / "keys"
+        await asyncio.sleep(1.0)
+        writer = await Client.connect(first, key=keys / "writer-alice.key", timeout=30.0)
+        bob = await Client.connect(first, key=keys / "writer-bob.key")
+        reader = await Client.connect(first)
+        async with writer, bob, reader:
+            await bob.set("bobs", b"secret")
+            async with Load(writer, reader) as load:
+                await asyncio.sleep(1.0)
+                print(f"undisturbed: the longest wait {load.waited():.3f} s")
+                await change("revoke a writer", "revoke-writer", "bob")
+                for at, name in enumerate(("n4", "n5")):
+                    public = cluster.key(name)
+                    cluster.start(name)
+                    await change(
+                        f"add {name}", "add-node", name, public, "--address", f"127.0.0.1:{cluster.ports[4 + at]}"
+                    )
+                public = cluster.key("n6")
+                cluster.start("n6")
+                await change(
+                    "replace n1",
+                    "replace-node",
+                    "n1",
+                    public,
+                    "--name",
+                    "n6",
+                    "--address",
+                    f"127.0.0.1:{cluster.ports[6]}",
+                )
+                cluster.kill("n1")
+                await change("remove n3", "remove-node", "n3")
+                cluster.kill("n3")
+                await asyncio.sleep(1.0)
+            assert writer.configuration.epoch == 6
+            final = await reader.get_many(KEYS, strict=True)
+            assert all(load.acknowledged[key] <= int(final[key]) <= load.sent[key] for key in KEYS)
+            assert await reader.get("bobs") is None
+        print(f"{load.count} operations, {load.unknown} unknown")
+        async with await Client.connect(cluster.file) as late:
+            assert await late.get_many(KEYS, strict=True) == final
+    finally:
+        cluster.stop()
