@@ -61,6 +61,12 @@ class Allowances:
         if used is not None:
             _add(used.open, header.slot, len(header.raw) + header.size, sign)
 
+    def take_over(self, before: Allowances | None) -> None:
+        """Go on with the rates of `before`: who was at its limit still is. What is held and open is told anew."""
+        for key, used in self._used.items():
+            old = None if before is None else before._used.get(key)
+            used.rate_free_us = 0 if old is None else old.rate_free_us
+
     # --- what a node asks ---
 
     def fault(self, header: Header, now_us: int) -> str:

@@ -6,17 +6,18 @@ activate is in core/seals.py. Must not know messages, files or signatures.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections import OrderedDict
+from collections.abc import Collection, Container, Iterable
+from itertools import islice
 
 import msgspec
 
-from quorumcache.core.certificate import Batch
 from quorumcache.core.config_model import Configuration
-from quorumcache.core.held import Held, Promise
-from quorumcache.core.memory import batch_cost
+from quorumcache.core.held import Held, Promise, Shard
+from quorumcache.core.keys import Key
+from quorumcache.core.memory import Memory, Pool
 from quorumcache.core.model import header_writer
-from quorumcache.core.slots import KEY_OVERHEAD_BYTES, Slots
-from quorumcache.core.types.base import is_base_slot
+from quorumcache.core.slots import Slots
 
 
 class Carried(msgspec.Struct, frozen=True):
@@ -61,10 +62,14 @@ def carry(old: Slots, new: Slots, key: bytes, now_us: int, counting: Container[b
     """Fill the empty slots of the next epoch with what the node of `key` may keep of the last one's.
 
     `now_us` is its clock once it holds the seals. `counting`: digests of the configurations whose certificates count in
-    the next epoch. `new` was made as for a start with stored state: floors at 0, nothing recovering. `old` stays as it
-    is, for reports to those that join, and has all values in memory (ValueError).
+    the next epoch. `new` was made as for a start with stored state: floors at 0, nothing recovering, and values where
+    `old` has them.
 
-    1. A shard in which it stays keeps its floor, its open promises, and whether it is recovering.
+    What stays is not copied but handed over, so that most of it costs nothing: `old` is left with the entries of those
+    shards that the node leaves, for reports to those that join (core/ended.py), and with its floors. Its journal is
+    handed over too: it then names all that is another than what storage has, but for the configuration itself.
+
+    1. A shard in which it stays keeps its floor, its entries, its open promises, and whether it is recovering.
     2. One that it joins begins with a floor 2 max_skew above its clock of now, and recovering: since it holds the
        seals, all that the last epoch granted is below that.
     3. Entries of revoked writers, and those whose certificates no longer count, go; the floor rises to their stamps. A
@@ -73,73 +78,128 @@ def carry(old: Slots, new: Slots, key: bytes, now_us: int, counting: Container[b
     4. Promises of revoked writers go, and the floor rises to their stamps. All others stay, since certificates that
        they are part of count in the next epoch; but they prove nothing any more (no proof spans two epochs).
     """
-    if old.values is not None:
-        raise ValueError("values that storage has cannot be carried from memory")
     before, after = old.configuration, new.configuration
     own = after.node_by_key(key)
-    kept_in, joined = set(), []
-    for shard in new.shards:
-        if stays_in(after, before, shard.number, key):
-            was = old.shards[shard.number]
-            new.put_back_shard(shard.number, was.floor_us, int(was.recovering))
-            kept_in.add(shard.number)
-        elif own is not None and own.index in after.shard_groups[shard.number].members:
-            new.put_back_shard(shard.number, now_us + 2 * after.max_skew_us, int(after.n > 1))
-            joined.append(shard.number)
-    batches: dict[int, Batch] = {}
-    kept = gone = 0
-    for slots in _keys_of(old):
-        helds = [old.current[slot] for slot in slots]
-        if before.shard_of(slots[0]) not in kept_in:
-            gone += len(slots)
-        elif all(_counts(after, counting, held) for held in helds) and _place(new, slots, helds, batches):
-            kept += len(slots)
-        else:
-            new.raise_floor(new.shard(slots[0]), old.newest_us(slots[0]))
-            gone += len(slots)
-    promises = 0
-    for promise in old.promises:
-        header = promise.header
-        if before.shard_of(header.slot) not in kept_in:
-            continue
-        if after.is_revoked(header.writer):
-            new.raise_floor(new.shard(header.slot), header.time_us)
-        else:
-            new.add_promise(Promise(header, promise.recorded_us, promise.group, b"", promise.leaves, promise.position))
-            promises += 1
-    if new.types:
-        # Keys' own barriers are not taken along one by one: this stands for all of them, as after a restart.
-        new.key_barrier_us = max(old.key_barrier_us, now_us + 2 * after.max_skew_us)
-    return Carried(kept, gone, promises, tuple(joined))
+    stays = {shard.number for shard in old.shards if stays_in(after, before, shard.number, key)}
+    joined = [
+        shard.number
+        for shard in new.shards
+        if own is not None and shard.number not in stays and own.index in after.shard_groups[shard.number].members
+    ]
+    left = _Left(old, stays)
+    gone = len(left.current)
+    for slot in _uncounted(old, after, counting):
+        gone += _drop(old, slot)
+    _renew_promises(old, after, stays)
+    new.take_over(old)
+    for number in stays:
+        new.shards[number] = old.shards[number]
+    for number in joined:
+        new.put_back_shard(number, now_us + 2 * after.max_skew_us, int(after.n > 1))
+    new.floor_max_us = max(shard.floor_us for shard in new.shards)
+    if new.journal is not None:
+        for number in range(max(len(old.shards), len(new.shards))):
+            if number not in stays:
+                new.journal.shards.pop(number, None)
+                new.journal.floors.pop(number, None)
+        new.journal.shards.update((shard.number, shard) for shard in new.shards if shard.number not in stays)
+    left.put_back(stays)
+    gone += _make_fit(new)
+    return Carried(len(new.current), gone, len(new.promises), tuple(joined))
 
 
-def _keys_of(old: Slots) -> Iterator[list[bytes]]:
-    """The slots that stay or go together: that of a plain key; those of a base and its fields, the base first."""
-    for slot in old.current:
+class _Left:
+    """What is in the shards that the node leaves: taken from among the rest, and put back when the rest is gone."""
+
+    def __init__(self, old: Slots, stays: Collection[int]) -> None:
+        self.current: dict[bytes, Held] = {}
+        self._old = old
+        self._keys: dict[bytes, Key] = {}
+        self._slots: dict[int, dict[bytes, None]] = {}
+        for shard in old.shards:
+            if shard.slots and shard.number not in stays:
+                self._slots[shard.number] = shard.slots.copy()
+                for slot in self._slots[shard.number]:
+                    self._take(slot)
+
+    def _take(self, slot: bytes) -> None:
+        old = self._old
+        self.current[slot] = old.current[slot]
         key = old.keys.get(slot)
         if key is not None:
-            yield [slot, *sorted(key.fields)]
-        elif old.type_of(slot) is None or is_base_slot(slot):
-            yield [slot]
+            self._keys[slot] = key
+            self.current.update(key.fields)
+        old.leave(slot)
+
+    def put_back(self, stays: Collection[int]) -> None:
+        """Leave `old` with these, and of the rest with what is known of its shards."""
+        old = self._old
+        old.current, old.keys, old.open, old.promises = self.current, self._keys, {}, OrderedDict()
+        old.values = old.journal = None
+        for number, shard in enumerate(old.shards):
+            if number in stays:
+                old.shards[number] = Shard(number, shard.floor_us, shard.recovering)
+            else:
+                shard.slots = self._slots.get(number, {})
 
 
-def _counts(after: Configuration, counting: Container[bytes], held: Held) -> bool:
-    return held.batch.certificate.configuration in counting and not after.is_revoked(header_writer(held.header))
+def _uncounted(old: Slots, after: Configuration, counting: Container[bytes]) -> Iterable[bytes]:
+    """The keys, by the slots that stand for them, of which an entry does not count in the next epoch."""
+    current = old.current
+    # Each entry is looked at: in as few steps as can be.
+    found = [slot for slot, held in current.items() if held.batch.certificate.configuration not in counting]
+    revoked = {writer.key for writer in after.writers if writer.status == "revoked"}
+    if revoked:
+        found += [slot for slot, held in current.items() if header_writer(held.header) in revoked]
+    return dict.fromkeys(map(old.place_of, found))
 
 
-def _place(new: Slots, slots: list[bytes], helds: list[Held], batches: dict[int, Batch]) -> bool:
-    """Make these entries current, if there is room. Batches are counted anew: each belongs to one epoch's memory."""
-    copies = []
-    cost = KEY_OVERHEAD_BYTES if new.type_of(slots[0]) is not None else 0
-    for held in helds:
-        batch = batches.get(id(held.batch))
-        if batch is None:
-            batch = batches[id(held.batch)] = Batch(held.batch.certificate, held.batch.leaves, held.batch.counts)
-        copy = Held(held.digest, held.header, held.salted, batch, held.position, held.path)
-        cost += new.cost_of(copy) + (0 if batch.held_count else batch_cost(batch))
-        copies.append(copy)
-    if not new.memory.fits(slots[0], cost):
-        return False
-    for slot, copy in zip(slots, copies, strict=True):
-        new.put_back(slot, copy)
-    return True
+def _drop(slots: Slots, slot: bytes, *, evicted: bool = False) -> int:
+    """Drop a key, under its floor; how many entries went."""
+    key = slots.keys.get(slot)
+    slots.drop(slot, evicted=evicted)
+    return 1 if key is None else 1 + len(key.fields)
+
+
+def _renew_promises(old: Slots, after: Configuration, stays: Collection[int]) -> None:
+    """Drop the promises that go, and take the intents off the others."""
+    journal, open_ = old.journal, dict(old.open)
+    for slot, promises in open_.items():
+        if journal is not None:
+            journal.promises.setdefault(slot, tuple(promises))
+        shard = old.shard(slot)
+        kept = []
+        for x in promises if shard.number in stays else ():
+            if after.is_revoked(x.header.writer):
+                old.raise_floor(shard, x.header.time_us)
+            else:
+                kept.append(Promise(x.header, x.recorded_us, x.group, b"", x.leaves, x.position))
+        old.put_back_promises(slot, kept)
+    # As they were made: the oldest are dropped first.
+    old.promises = OrderedDict.fromkeys(sorted(old.promises, key=lambda promise: promise.recorded_us))
+
+
+def _make_fit(new: Slots) -> int:
+    """Have everything within the bounds of memory, which may be others than before; how many entries went. They are
+    exempt from the rule that only what is old may go, but not from the one that recovering shards keep what they
+    have: there may be too much of that."""
+    gone = 0
+    while (pool := _over(new.memory)) is not None:
+        if new.values is not None and new.values.cool_one(pool):
+            continue
+        looks = islice(pool.policy.victims(), pool.policy.count)
+        victim = next((slot for slot in looks if not new.shard(slot).recovering), None)
+        if victim is None:
+            break
+        gone += _drop(new, victim, evicted=True)
+    return gone
+
+
+def _over(memory: Memory) -> Pool | None:
+    """A pool that has to give way; None where all is within its bounds."""
+    for pool in memory.pools:
+        if pool.bytes_max and pool.bytes_used > pool.bytes_max:
+            return pool
+    if memory.bytes_used <= memory.bytes_max:
+        return None
+    return max(memory.pools, key=lambda pool: pool.bytes_used)

@@ -29,6 +29,13 @@ class Ended:
         self.node = node
         self.ending = ending
         self._successor = ending.successor.configuration
+        #: Shards that it left, and cannot report of: it had no room for the values when it went on.
+        self._lost: frozenset[int] = frozenset()
+
+    def went_on(self) -> None:
+        """The node of the next epoch took over what stays."""
+        slots = self.node.slots
+        self._lost = frozenset(slots.shard(slot).number for slot, held in slots.current.items() if not held.salted)
 
     def handle(self, request: m.Request, now_us: int, client: bytes | None = None) -> m.Reply:
         """Answer a request of the epoch, as `Node.handle`: with a report of a shard that this node does not recover
@@ -50,7 +57,14 @@ class Ended:
             node.denied(client, "report")
             return m.Reject(request.id, now_us, m.NOT_ALLOWED, _FOR_JOINERS)
         shards = node.slots.shards
-        if request.shard < len(shards) and shards[request.shard].recovering:
+        if request.shard >= len(shards):
+            return node.handle(request, now_us)
+        if shards[request.shard].recovering:
             # Counted among q that know nothing, this report would hide what the others know.
-            return m.Reject(request.id, now_us, m.SEALED, "this node was recovering the shard itself when it sealed")
+            return self._silent(request, now_us, "this node was recovering the shard itself when it sealed")
+        if request.shard in self._lost:
+            return self._silent(request, now_us, "this node left the shard, and had no room to keep its values in mind")
         return node.handle(request, now_us)
+
+    def _silent(self, request: m.Request, now_us: int, why: str) -> m.Reject:
+        return m.Reject(request.id, now_us, m.SEALED, why)

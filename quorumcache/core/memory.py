@@ -202,6 +202,21 @@ class Memory:
             cost += PROMISED_BATCH_OVERHEAD_BYTES + len(leaves)
         self.promises_bytes -= cost
 
+    def take_over(self, before: Memory) -> bool:
+        """Have the keys of `before`, which is given up, with their costs, uses and places in the order of eviction, and
+        its promises. Whether all is counted: where other namespaces have quotas than before, keys begin anew in the
+        order in which they came, and batches are the caller's to `hold` again. Before anything is here."""
+        self._promised, self.promises_bytes = before._promised, before.promises_bytes
+        if [pool.namespace for pool in self.pools] == [pool.namespace for pool in before.pools]:
+            for pool, old in zip(self.pools, before.pools, strict=True):
+                pool.policy, pool.bytes_used = old.policy, old.bytes_used
+            self.places, self._shares, self.bytes_used = before.places, before._shares, before.bytes_used
+            return True
+        for key, place in before.places.items():
+            self.charge(key, place.cost)
+            self.places[key].uses = place.uses
+        return False
+
     # --- room ---
 
     def fits_promise(self) -> bool:

@@ -221,14 +221,18 @@ class Slots(Promises):
         """Drop a current entry, as eviction and reaping do: raises the shard's floor to its stamp's time. A key with
         fields goes as a whole (`slot` is that of its base), and raises the floor to the highest stamp among them."""
         time_us = self.newest_us(slot)
-        key = self.keys.get(slot)
-        if self.journal is not None:
-            self.journal.entries.setdefault(slot, self.current[slot])
-            if key is not None:
-                for field_slot, held in key.fields.items():
-                    self.journal.entries.setdefault(field_slot, held)
-        self._remove(slot, evicted=evicted)
+        self.leave(slot, evicted=evicted)
         self.raise_floor(self.shard(slot), time_us)
+
+    def leave(self, slot: bytes, *, evicted: bool = False) -> None:
+        """As `drop`, of a shard that the node no longer serves: no floor stands for it."""
+        if self.journal is not None:
+            note = self.journal.entries.setdefault
+            note(slot, self.current[slot])
+            key = self.keys.get(slot)
+            for field_slot, held in key.fields.items() if key is not None else ():
+                note(field_slot, held)
+        self._remove(slot, evicted=evicted)
 
     def newest_us(self, slot: bytes) -> int:
         """The time of the latest stamp that goes where this slot is dropped: its entry's, or the highest in its key."""
@@ -299,6 +303,33 @@ class Slots(Promises):
         about compare-and-set."""
         is_unsure = self.instances is not None and self.instances.is_unsure(shard.number)
         return shard.recovering + 2 * is_unsure
+
+    def take_over(self, old: Slots) -> None:
+        """Have all that `old` has, which is given up: entries, promises, uses and the order of eviction, the journal.
+        These are the same objects, so that it takes the longer the more is another for memory, not the more there is.
+        Shards, and what is under way of compare-and-set, are the caller's to bring. Before anything is here."""
+        assert (self.values is None) == (old.values is None), "both have their values in the same place"
+        self.current, self.keys, self.journal, self.frozen = old.current, old.keys, old.journal, old.frozen
+        self.open, self.promises, self.promised_in_key = old.open, old.promises, old.promised_in_key
+        self._reap, self._reap_max, self.key_barrier_us = old._reap, old._reap_max, old.key_barrier_us
+        self.evicted_count, self.reaped_count = old.evicted_count, old.reaped_count
+        self.dropped_promises_count = old.dropped_promises_count
+        is_same = self.memory.take_over(old.memory)
+        if self.values is not None and old.values is not None and is_same:
+            self.values.take_over(old.values)
+        if not is_same:
+            for held in self.current.values():
+                held.batch.held_count = 0
+            for slot, held in self.current.items():
+                self.memory.hold(held.batch, slot)
+                if self.values is not None:
+                    self.values.entered(slot, held)
+        if self.allowances is not None:
+            self.allowances.take_over(old.allowances)
+            for slot, held in self.current.items():
+                self.allowances.entered(slot, held.header, 1)
+            for promise in self.promises:
+                self.allowances.promised(promise.header, 1)
 
     def put_back_shard(self, number: int, floor_us: int, state: int) -> None:
         """Set a shard's floor, where that raises it, and its state, as `state_of` has it."""
@@ -416,6 +447,14 @@ class Slots(Promises):
 
     def __iter__(self) -> Iterator[tuple[bytes, Held]]:
         return iter(self.current.items())
+
+    def held_in(self, shard: Shard) -> Iterator[Held]:
+        """All entries of a shard, fields among them."""
+        for slot in shard.slots:
+            yield self.current[slot]
+            key = self.keys.get(slot)
+            if key is not None:
+                yield from key.fields.values()
 
     def cost_of(self, held: Held) -> int:
         """What the entry costs by itself, its value as long as that is in memory: `memory.entry_cost`, without a call,

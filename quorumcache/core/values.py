@@ -82,6 +82,10 @@ class Values:
         self.stored_bytes -= held.size
         self._hot[self._slots.memory.pool_of(slot).number].pop(held, None)
 
+    def take_over(self, old: Values) -> None:
+        """Have what `old` knows, which is given up: the pools, and all that is in them, are the same."""
+        self._hot, self._fetched, self.stored_bytes = old._hot, old._fetched, old.stored_bytes
+
     # --- what goes, what comes ---
 
     def may_leave(self, held: Held) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from itertools import combinations, product
 
 import pytest
@@ -11,6 +13,7 @@ from quorumcache.core.carrying import Carried, carry, joins_anew, sources_of, st
 from quorumcache.core.config import Configuration
 from quorumcache.core.node import NodeLimits
 from quorumcache.core.outcome import Written
+from quorumcache.core.rights import Limits
 from tests.cluster import START_US, configuration_of, key_of, slot
 from tests.fields import base_slot, cluster_of, put
 from tests.making import Alone, passed_on
@@ -91,14 +94,16 @@ def test_a_key_goes_whole_where_a_field_of_it_does() -> None:
     old = cluster.nodes[0].slots
     assert len(old.keys) == 2
     newest_us = old.newest_us(base_slot("set", "both"))
+    digest = old.keys[base_slot("set", "own")].digest()
+    old.keys[base_slot("set", "own")].raise_barrier(START_US + 7)
     moved = Alone(after, chain=[cluster.configuration])
     new = moved.node.slots
     carried = carry(old, new, key_of("node 0").public, cluster.now_us, moved.node.verifier.chain)
     assert (carried.kept, carried.gone) == (2, 3)
     assert list(new.keys) == [base_slot("set", "own")]
-    assert new.keys[base_slot("set", "own")].digest() == old.keys[base_slot("set", "own")].digest()
+    assert new.keys[base_slot("set", "own")].digest() == digest
+    assert new.keys[base_slot("set", "own")].barrier_us == START_US + 7
     assert new.shard(base_slot("set", "both")).floor_us == newest_us
-    assert new.key_barrier_us == cluster.now_us + 2 * after.max_skew_us
 
 
 def test_a_shard_that_is_joined_begins_above_all_that_was_granted() -> None:
@@ -197,3 +202,60 @@ def test_reports_of_nodes_that_recover_themselves_do_not_count() -> None:
     assert _stale_reads(3, asked_of_old=True) == _stale_reads(2, asked_of_old=True) == 0
     assert _stale_reads(3, asked_of_old=False) == 0, "one at a time, all others of the new group will do"
     assert _stale_reads(2, asked_of_old=False) > 0
+
+
+# --- what is handed over is counted as it was ---
+
+
+@pytest.mark.parametrize("quota_bytes", [0, 65_536, 1 << 20])
+@pytest.mark.parametrize("was_bytes", [0, 1 << 20])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_memory_and_limits_are_counted_on(quota_bytes: int, was_bytes: int, on_disk: bool) -> None:
+    """Every bound holds in the next epoch too, whatever quotas it has: what is there costs what it would cost anew, and
+    when all of it has gone, nothing is left."""
+    spaces = tuple(replace(space, quota_bytes=was_bytes) for space in FIRST.namespaces)
+    limits = Limits(keys_max=9, writes_per_s=1)
+    limited = tuple(replace(w, limits=limits) if w.name == "w1" else w for w in FIRST.writers)
+    before = replace(FIRST, namespaces=spaces, writers=limited)
+    alone = Alone(before)
+    if on_disk:
+        alone.node.leave_values_to_storage(kept_bytes_max=16)
+    for i in range(12):
+        draft = alone.draft("w2").put(f"k{i}", bytes(20_000), at_us=START_US + i).put(f"m{i}", at_us=START_US + i)
+        if before.group_of(slot(f"k{i}")) is before.group_of(slot(f"m{i}")):
+            alone.prepare(draft)
+            if i % 3:
+                alone.commit(draft)
+    own = alone.draft("w1").put("own", b"1", at_us=START_US + 50)
+    assert alone.grants(own)
+    alone.commit(own)
+    spaces = tuple(replace(space, quota_bytes=quota_bytes) for space in FIRST.namespaces)
+    after = amend.successor_of(before, namespaces=spaces)
+    moved = Alone(after, chain=(before,))
+    if on_disk:
+        moved.node.leave_values_to_storage(kept_bytes_max=16)
+    old, new = alone.node.slots, moved.node.slots
+    carried = carry(old, new, key_of("node 0").public, START_US, moved.node.verifier.chain)
+    assert carried.kept + carried.gone > 6
+    assert (carried.gone > 0) == (quota_bytes == 65_536)
+    anew = Alone(after, chain=(before,)).node
+    if on_disk:
+        anew.leave_values_to_storage(kept_bytes_max=16)
+    copies = deepcopy(new.current)
+    for held in copies.values():
+        held.batch.held_count = 0
+    for place, held in copies.items():
+        anew.slots.put_back(place, held)
+    assert new.memory.bytes_used == anew.slots.memory.bytes_used
+    assert [p.bytes_used for p in new.memory.pools] == [p.bytes_used for p in anew.slots.memory.pools]
+    if new.values is not None and anew.slots.values is not None:
+        assert new.values.stored_bytes == anew.slots.values.stored_bytes
+        assert new.values.hot_count == anew.slots.values.hot_count > 0
+    assert new.allowances is not None
+    assert "1 writes a second" in moved.refusal(moved.draft("w1").put("more", at_us=START_US + 60)).detail
+    for place in list(new.current):
+        new.drop(place)
+    for promise in list(new.promises):
+        new.drop_promise(promise)
+    assert not any([new.memory.bytes_used, new.memory.promises_bytes, *(p.bytes_used for p in new.memory.pools)])
+    assert new.values is None or (new.values.stored_bytes, new.values.hot_count) == (0, 0)

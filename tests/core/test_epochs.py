@@ -6,12 +6,15 @@ Nodes seal, carry on, join and recover with what core/ has for it; what would tr
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as replace_fields
 
 from quorumcache.core import amend
-from quorumcache.core.carrying import carry
+from quorumcache.core import messages as m
+from quorumcache.core.carrying import carry, stays_in
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration, NodeInfo, SignedConfiguration
 from quorumcache.core.coordinator import Coordinator
@@ -75,21 +78,22 @@ class Later(Cluster):
 
 
 class Move:
-    """A cluster on its way from FIRST to the next epoch."""
+    """A cluster on its way from its first epoch to the next."""
 
-    def __init__(self, after: Configuration) -> None:
-        self.old = Cluster(configuration=FIRST)
+    def __init__(self, after: Configuration, before: Configuration = FIRST) -> None:
+        self.old = Cluster(configuration=before)
+        self.before = before
         self.after = after
         self.endings: dict[int, Ending] = {}
         self.sealed: dict[int, Ended] = {}
         admin = key_of("admin")
         signature = admin.sign(SignedConfiguration(after).signed_message)
         self.signed = SignedConfiguration(after, ((admin.public, signature),))
-        self.new = Later(after, FIRST, self.old.now_us)
+        self.new = Later(after, before, self.old.now_us)
 
     def seal(self, index: int) -> None:
         node = self.old.nodes[index]
-        ending = self.endings[index] = Ending(FIRST, node.key, node.sign, verify, lambda _successor: None)
+        ending = self.endings[index] = Ending(self.before, node.key, node.sign, verify, lambda _successor: None)
         ending.seal(self.signed)
         self.sealed[index] = Ended(node, ending)
         self.old.nodes[index] = self.sealed[index]  # type: ignore[assignment]
@@ -101,19 +105,32 @@ class Move:
         source = next(iter(self.endings.values()))
         source.take([ending.seal(self.signed) for ending in self.endings.values()])
         assert source.step is not None, "too few seals"
-        was = FIRST.node_by_key(info.key)
         now_us = self.new.now_us = max(self.new.now_us, self.old.now_us)
-        node = Node(self.after, index, key.sign, Verifier(verify, [self.after, FIRST]), started_us=None)
-        empty = Node(FIRST, 0, key.sign, node.verifier, started_us=None)
-        slots = empty.slots if was is None else self.sealed[was.index].node.slots
-        carried = carry(slots, node.slots, info.key, now_us, node.verifier.chain)
+        node = Node(self.after, index, key.sign, Verifier(verify, [self.after, self.before]), started_us=None)
+        was = self.before.node_by_key(info.key)
+        if was is None:
+            empty = Node(self.before, 0, key.sign, node.verifier, started_us=None)
+            joined = carry(empty.slots, node.slots, info.key, now_us, node.verifier.chain).joined
+        else:
+            ended = self.sealed[was.index]
+            joined = carry(ended.node.slots, node.slots, info.key, now_us, node.verifier.chain).joined
+            ended.went_on()
         self.new.nodes[index] = node
         self.new.down.discard(index)
-        if carried.joined:
-            self._recover(node, carried.joined, now_us)
+        if joined:
+            self._recover(node, joined, now_us)
+
+    def report(self, peer: int, request: m.Request, now_us: int, client: bytes) -> m.Reply:
+        """What a node of the first epoch reports, as `Membership` has it: of a shard in which it stays, what it has."""
+        info = self.after.node_by_key(self.before.nodes[peer].key)
+        later = None if info is None else self.new.nodes.get(info.index)
+        assert isinstance(request, m.Report)
+        if later is None or not stays_in(self.after, self.before, request.shard, later.key):
+            return self.sealed[peer].handle(request, now_us, client)
+        return later.handle(replace_fields(request, configuration=self.after.digest), now_us)
 
     def _recover(self, node: Node, joined: tuple[int, ...], now_us: int) -> None:
-        recovery = Recovery(node, now_us, first_id=1, joined=joined, before=FIRST)
+        recovery = Recovery(node, now_us, first_id=1, joined=joined, before=self.before)
         for _ in range(500):
             if recovery.finished:
                 return
@@ -122,7 +139,7 @@ class Move:
                 sent, recovery.outbox = recovery.outbox, []
                 for peers, request in sent:
                     for peer in peers:
-                        reply = self.sealed[peer].handle(request, now_us, node.key)
+                        reply = self.report(peer, request, now_us, node.key)
                         recovery.receive(peer, reply, now_us)
             now_us = recovery.deadline_us
         raise AssertionError("a member that joined never recovered")
@@ -210,7 +227,8 @@ def _read_in_both(seals: int) -> list[bytes | None]:
     if seals < before.q:
         # Against the rule, one more goes on without a seal, and answers in both.
         node = Node(after, 3, key_of("node 3").sign, Verifier(verify, [after, before]), started_us=None)
-        carry(old.nodes[3].slots, node.slots, node.key, new.now_us, node.verifier.chain)
+        slots = deepcopy(old.nodes[3].slots, {id(before): before})  # It goes on with the same in both.
+        carry(slots, node.slots, node.key, new.now_us, node.verifier.chain)
         new.nodes[3] = node
         new.down.discard(3)
     assert isinstance(new.client("w2").set("k", b"after"), Written)
