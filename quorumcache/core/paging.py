@@ -1,7 +1,8 @@
 """A shard's entries page by page, in the order of their slots: what a node reports to one that recovers.
 
 Keys with fields come as a whole; one that is too long for a page goes on in the next, which begins with its base again,
-so that who reads them sees whether the key changed in between. It must not know messages.
+so that who reads them sees whether the key changed in between. Fields that replace each other are not split where they
+fit on a page: one on the second part could go, between the two, for a new one on the first. It must not know messages.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def page_of(slots: Slots, shard: Shard, after: bytes, count_max: int, bytes_max:
             page.append(held)
             continue
         room = count_max - len(page)
-        if room < 2:
+        if room < 2 or (page and _belongs_whole(slots, slot, key, room, count_max, bytes_max - size, bytes_max)):
             return page, True, False
         rest = heapq.nsmallest(room, key.fields)
         part, more_size, whole = _part_of(key, list(rest), room, bytes_max - size)
@@ -45,6 +46,14 @@ def page_of(slots: Slots, shard: Shard, after: bytes, count_max: int, bytes_max:
         if not whole or len(rest) < len(key.fields):
             return page, True, True
     return page, len(following) > count_max, False
+
+
+def _belongs_whole(slots: Slots, slot: bytes, key: Key, room: int, count_max: int, left: int, bytes_max: int) -> bool:
+    """Whether the key has to wait for the next page: there, it fits whole; here, only a part of it."""
+    kind, count = slots.type_of(slot), 1 + len(key.fields)
+    if kind is None or not kind.replaces or (count <= room and key.size <= left):
+        return False
+    return count <= count_max and key.size <= bytes_max
 
 
 def _part_of(key: Key, chosen: list[bytes], count_max: int, bytes_max: int) -> tuple[list[Held], int, bool]:

@@ -220,8 +220,10 @@ class Recovery:
     def _goes_on(self, report: _PeerReport, headers: list[Header], reply: m.ReportReply) -> Header | None:
         """The base of the key that the page before ended with, where this page goes on with it: its base is taken off
         the page. That may be another by now: one that goes on with the same generation (what is known of the key
-        stands), or of another one (it may lack fields). Or the key got fields only since."""
-        if not report.after or self.node.slots.type_of(report.after) is None:
+        stands, but for fields that replace each other), or of another one (it may lack fields). Or the key got fields
+        only since."""
+        kind = self.node.slots.type_of(report.after) if report.after else None
+        if kind is None:
             return None
         base_slot = base_slot_of(report.after)
         if not headers or headers[0].slot != base_slot:
@@ -229,7 +231,8 @@ class Recovery:
                 report.broken.add(base_slot)
             return None
         base, entry = headers.pop(0), reply.entries.pop(0)
-        if generation_of(base.raw) != generation_of(report.entries[base_slot][0].raw):
+        is_another = generation_of(base.raw) != generation_of(report.entries[base_slot][0].raw)
+        if is_another or (kind.replaces and report.partial):
             report.broken.add(base_slot)
         report.entries[base_slot] = (base, entry)
         return base
