@@ -25,8 +25,9 @@ from quorumcache.core.succession import counting
 from quorumcache.errors import ConfigurationError, DiskFailed, Misuse
 from quorumcache.net.peers import Peers
 from quorumcache.net.server import NodeServer
+from quorumcache.node.moving import Resumed, carry_with, resume
 from quorumcache.node.term import Term, talk
-from quorumcache.storage import Identity, MemoryStorage, NotStored, Storage
+from quorumcache.storage import MemoryStorage, NotStored, Storage
 from quorumcache.version import VERSION
 from quorumcache.wire.keys import SigningKey, verify
 from quorumcache.wire.sealrecord import SealRecord
@@ -61,9 +62,7 @@ class RunningNode:
         storage: Storage | None = None,
         record: SealRecord | None = None,
     ) -> None:
-        self._record: SealRecord | _NoRecord = record or _NoRecord("without a record of seals")
-        if storage is not None and storage.keeps:
-            self._record = _NoRecord("with its entries on disk, which cannot go over yet")
+        self._record: SealRecord | _NoRecord = record or _NoRecord()
         self._known: list[Configuration] = []
         self._steps: list[Step] = []
         self._remembered: SignedConfiguration | None = None
@@ -96,6 +95,9 @@ class RunningNode:
         self._key = key
         self._limits = limits
         self._journal: Journal | None = None
+        #: What storage had at the start.
+        self._found: Resumed | None = None
+        self._is_stuck = False
         self._probe_at_s = 0.0
         self._last_us = 0
         self.started_us = self.clock_us()
@@ -124,12 +126,16 @@ class RunningNode:
             self._key.sign,
             verify,
             self._record,
-            lambda configuration, verifier: self._new_node(None, configuration, verifier),
+            self._later_node,
             first_id=int.from_bytes(os.urandom(7), "big"),
             known=self._known,
             steps=self._steps,
             remembered=self._remembered,
+            carry=carry_with(self.storage),
         )
+
+    def _later_node(self, configuration: Configuration, verifier: Verifier) -> Node:
+        return self._new_node(None, configuration, verifier)
 
     def _new_node(
         self, started_us: int | None, configuration: Configuration | None = None, verifier: Verifier | None = None
@@ -164,7 +170,13 @@ class RunningNode:
             now_us = self._last_us
         self._last_us = now_us
         membership = self.membership
-        reply = membership.handle(request, now_us, client)
+        if self._is_stuck:
+            return None
+        try:
+            reply = membership.handle(request, now_us, client)
+        except DiskFailed as fault:
+            self._get_stuck(fault)
+            return None
         if membership.moved:
             self._go_on()
         return reply
@@ -194,13 +206,16 @@ class RunningNode:
             found = self.storage.fetch(missing)
         except DiskFailed as fault:
             values.missing.clear()
-            self.failure = self.failure or fault
-            self.failed.set()
-            _log.error("%s cannot go on: %s", self.info.name, fault)
+            self._fail(fault)
             return False
         for held, salted in zip(missing, found, strict=True):
             values.warm(held, salted)
         return True
+
+    def _fail(self, fault: DiskFailed) -> None:
+        self.failure = self.failure or fault
+        self.failed.set()
+        _log.error("%s cannot go on: %s", self.info.name, fault)
 
     def status(self) -> dict[str, Any]:
         """What operators ask first, as JSON."""
@@ -275,19 +290,22 @@ class RunningNode:
             raise
         node = self.node
         joined: tuple[int, ...] = ()
-        if self._joins_after is not None and not self.resumed:
+        before = self._joins_after
+        if self._found is not None and self._found.carried is not None:
+            joined, before = self._found.carried.joined, self._found.before
+        elif before is not None and not self.resumed:
             joined = tuple(shard.number for shard in node.slots.shards if shard.recovering)
-        self._begin_term(self.started_us, joined, self._joins_after)
+        self._begin_term(self.started_us, joined, before)
         self.membership.look(self.clock_us())
         self._background = asyncio.get_running_loop().create_task(self._run(), name=f"node {self.info.name}")
 
     def _load(self) -> None:
         storage = self.storage
-        identity = Identity(self.configuration.cluster_id, self.configuration.digest, self.info.key)
-        stored = self._new_node(None)
-        self.resumed = storage.open(identity, stored.slots)
+        chain = [*self._known, self.configuration]
+        found = self._found = resume(storage, chain, self.info.key, self._later_node, verify, self.clock_us())
+        self.resumed = found is not None
         self.started_us = self.clock_us()
-        self.membership = self._membership_of(stored if self.resumed else self._new_node(self.started_us))
+        self.membership = self._membership_of(self._new_node(self.started_us) if found is None else found.node)
         self.server.epochs = self.membership
         if not storage.keeps:
             return
@@ -316,6 +334,8 @@ class RunningNode:
         be; else what to wait for until it is. False where storage takes no more: then nothing has changed after all,
         and what was answered since the last call has to be asked again."""
         journal, values = self._journal, self.node.slots.values
+        if self._is_stuck:
+            return False
         if journal is None:
             return True
         if values is not None:
@@ -370,6 +390,12 @@ class RunningNode:
         if self._background is not None and moved[-1].carried is not None:
             self._begin_term(self.clock_us(), moved[-1].carried.joined, moved[-1].before)
 
+    def _get_stuck(self, fault: DiskFailed) -> None:
+        """Storage could not go along: the node is in no epoch. It says nothing any more, and writes nothing; its next
+        start begins with the epoch before (node/moving.py)."""
+        self._is_stuck = True
+        self._fail(fault)
+
     async def _talk(self) -> None:
         """Tell the others that the epoch ends, or ask them whether it has."""
         membership = self.membership
@@ -387,9 +413,12 @@ class RunningNode:
             if membership.configuration is not configuration:
                 return
             try:
-                membership.receive(peer, reply, self.clock_us())
+                if not self._is_stuck:
+                    membership.receive(peer, reply, self.clock_us())
             except ConfigurationError as problem:
                 _log.error("%s cannot follow the others to their epoch: %s", self.info.name, problem)
+            except DiskFailed as fault:
+                self._get_stuck(fault)
             if membership.moved:
                 self._go_on()
 
@@ -444,16 +473,13 @@ class RunningNode:
 
 
 class _NoRecord:
-    """In place of a record, where the node cannot seal."""
-
-    def __init__(self, why: str) -> None:
-        self._why = why
+    """In place of a record: without one, the node cannot seal."""
 
     def remember(self, before: Configuration, successor: SignedConfiguration) -> None:
         """Refuse."""
         raise ConfigurationError(
-            f"this node runs {self._why}, so it cannot end an epoch: stop all nodes, and start them under the new "
-            "configuration"
+            "this node runs without a record of seals, so it cannot end an epoch: stop all nodes, and start them under "
+            "the new configuration"
         )
 
     def began(self, before: Configuration, step: Step) -> None:

@@ -5,7 +5,7 @@ Definitions only. It must not know any one storage.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -26,6 +26,10 @@ class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     key: bytes
 
 
+#: A configuration's digest -> new slots of a node under it; None where it is none that led to the present one.
+Earlier = Callable[[bytes], Slots | None]
+
+
 class NotStored(Exception):
     """Nothing of what the journal named was written; the text says why. What was stored before still is."""
 
@@ -37,13 +41,22 @@ class Storage(Protocol):
     #: Whether there is anything to write: without it, the node keeps no journal.
     keeps: bool
 
-    def open(self, identity: Identity, slots: Slots) -> bool:
+    def open(self, identity: Identity, slots: Slots, earlier: Earlier | None = None) -> bool:
         """Load what is stored into `slots`, which are new. False where there is nothing, or nothing that counts: the
         node then starts as one without stored state, with other slots. Raises Misuse where the place is not this
-        node's, and DiskFailed where it cannot be used."""
+        node's, and DiskFailed where it cannot be used.
+
+        What is stored may be of a configuration before: the node ended as it went over to the next epoch. Then it is
+        loaded into what `earlier` gives for that one, and until `move` brought it up to `identity` nothing else is
+        written (node/moving.py does both)."""
 
     def write(self, journal: Journal, slots: Slots) -> None:
         """Write what the journal names as the slots have it now, all or nothing. Raises NotStored."""
+
+    def move(self, identity: Identity, journal: Journal, slots: Slots) -> None:
+        """As `write`, and from then on what is stored is that of `identity`, the node's in its next epoch: `carry` has
+        handed over the slots, and the journal with all that is another now. Raises NotStored; then what is stored is of
+        the epoch before and the node has to stop, for the next one has begun. Its next start does it again."""
 
     def fetch(self, entries: Sequence[Held]) -> list[bytes]:
         """Salt and value of each of these entries, which are stored and of which memory lacks the values, in a few

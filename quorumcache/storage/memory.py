@@ -7,7 +7,7 @@ from typing import Any
 
 from quorumcache.core.journal import Journal
 from quorumcache.core.slots import Held, Slots
-from quorumcache.storage.interface import Identity
+from quorumcache.storage.interface import Earlier, Identity
 
 
 class MemoryStorage:
@@ -15,11 +15,14 @@ class MemoryStorage:
 
     keeps = False
 
-    def open(self, identity: Identity, slots: Slots) -> bool:
+    def open(self, identity: Identity, slots: Slots, earlier: Earlier | None = None) -> bool:
         """There is nothing."""
         return False
 
     def write(self, journal: Journal, slots: Slots) -> None:
+        """Nothing to do."""
+
+    def move(self, identity: Identity, journal: Journal, slots: Slots) -> None:
         """Nothing to do."""
 
     def fetch(self, entries: Sequence[Held]) -> list[bytes]:

@@ -114,9 +114,19 @@ def create(database: sqlite3.Connection, identity: Identity) -> None:
     """Make the tables, empty. In the caller's transaction."""
     for statement in _TABLES:
         database.execute(statement)
-    raw = _encode(identity)
-    database.execute("INSERT INTO about VALUES (1, ?, ?, ?)", (FORMAT, raw, _crc((FORMAT,), raw)))
+    write_identity(database, identity)
     _write_totals(database, Totals())
+
+
+def write_identity(database: sqlite3.Connection, identity: Identity) -> None:
+    """Say whose state it is. In the caller's transaction."""
+    raw = _encode(identity)
+    database.execute("INSERT OR REPLACE INTO about VALUES (1, ?, ?, ?)", (FORMAT, raw, _crc((FORMAT,), raw)))
+
+
+def forget_shards(database: sqlite3.Connection, count: int) -> None:
+    """There are only so many shards now. In the caller's transaction."""
+    database.execute("DELETE FROM shards WHERE number >= ?", (count,))
 
 
 def _write_totals(database: sqlite3.Connection, totals: Totals) -> None:

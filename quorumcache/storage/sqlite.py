@@ -27,7 +27,7 @@ from quorumcache.core.slots import Held, Promise, Slots
 from quorumcache.errors import DiskFailed, Misuse
 from quorumcache.storage import rows
 from quorumcache.storage.directory import BROKEN, RUNNING, STOPPED, Directory, sync
-from quorumcache.storage.interface import DURABILITIES, Identity, NotStored
+from quorumcache.storage.interface import DURABILITIES, Earlier, Identity, NotStored
 from quorumcache.storage.rows import Damaged
 from quorumcache.storage.syncing import Syncer
 from quorumcache.storage.wal import frames_beyond
@@ -92,11 +92,11 @@ class SqliteStorage:
 
     # --- opening ---
 
-    def open(self, identity: Identity, slots: Slots) -> bool:
+    def open(self, identity: Identity, slots: Slots, earlier: Earlier | None = None) -> bool:
         """See `Storage.open`."""
         directory = self._directory = Directory(self._path, boot=self._boot)
         try:
-            return self._open(directory, identity, slots)
+            return self._open(directory, identity, slots, earlier)
         except OSError as fault:
             self._let_go()
             raise DiskFailed(f"{self._path}: {fault.strerror or fault}") from None
@@ -107,7 +107,7 @@ class SqliteStorage:
             self._let_go()
             raise
 
-    def _open(self, directory: Directory, identity: Identity, slots: Slots) -> bool:
+    def _open(self, directory: Directory, identity: Identity, slots: Slots, earlier: Earlier | None) -> bool:
         found = directory.database.exists()
         if found and (why := directory.distrust()):
             _log.warning("%s does not count, and is removed: %s", directory.database, why)
@@ -115,7 +115,7 @@ class SqliteStorage:
         if not found:
             directory.remove()
         else:
-            found = self._load(directory, identity, slots)
+            found = self._load(directory, identity, slots, earlier)
         database = self._connect(directory) if self._database is None else self._database
         if not found:
             self._totals = rows.Totals()
@@ -135,7 +135,7 @@ class SqliteStorage:
         directory.mark(RUNNING, self.durability)
         return found
 
-    def _load(self, directory: Directory, identity: Identity, slots: Slots) -> bool:
+    def _load(self, directory: Directory, identity: Identity, slots: Slots, earlier: Earlier | None) -> bool:
         try:
             database = self._connect(directory)
             self._check(database, directory)
@@ -146,9 +146,12 @@ class SqliteStorage:
                     f"{stored.cluster_id}, not of this one (key {identity.key.hex()}, cluster {identity.cluster_id}): "
                     "each node needs a data directory of its own"
                 )
-            if stored.configuration == identity.configuration:
+            of_before = None
+            if stored.configuration != identity.configuration and earlier is not None:
+                of_before = earlier(stored.configuration)
+            if of_before is not None or stored.configuration == identity.configuration:
                 database.execute(rows.INSTANCES)
-                self._fill(database, slots)
+                self._fill(database, slots if of_before is None else of_before)
                 return True
             why, kind = "it was kept under another configuration", "other-configuration"
         except (Damaged, Malformed, msgspec.MsgspecError, UnicodeDecodeError) as fault:
@@ -249,12 +252,22 @@ class SqliteStorage:
 
     def write(self, journal: Journal, slots: Slots) -> None:
         """See `Storage.write`."""
+        self._write(journal, slots, None)
+
+    def move(self, identity: Identity, journal: Journal, slots: Slots) -> None:
+        """See `Storage.move`."""
+        self._write(journal, slots, identity)
+
+    def _write(self, journal: Journal, slots: Slots, identity: Identity | None) -> None:
         database = self._database
         assert database is not None
         change = rows.Change(journal, slots, self._totals, self._prepares, self._next_row)
         try:
             database.execute("BEGIN IMMEDIATE")
             change.write(database)
+            if identity is not None:
+                rows.forget_shards(database, len(slots.shards))
+                rows.write_identity(database, identity)
             database.execute("COMMIT")
         except sqlite3.Error as fault:
             change.forget()

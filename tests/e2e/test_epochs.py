@@ -23,10 +23,12 @@ from quorumcache.client import Client, NearCache
 from quorumcache.client.watching import Gap
 from quorumcache.core import amend
 from quorumcache.core.config import Configuration, NamespaceInfo, SignedConfiguration
-from quorumcache.errors import ConfigurationError, OutcomeUnknown, PermissionDenied
+from quorumcache.core.node import NodeLimits
+from quorumcache.errors import ConfigurationError, DiskFailed, OutcomeUnknown, PermissionDenied
 from quorumcache.net.moving import Progress, move
 from quorumcache.node import RunningNode
 from quorumcache.node.joining import wait_to_join
+from quorumcache.storage import SqliteStorage, storage_of
 from quorumcache.wire.founding import Founded, found_cluster
 from quorumcache.wire.keys import SigningKey
 from quorumcache.wire.sealrecord import SealRecord
@@ -45,8 +47,10 @@ class Live:
         nodes: int = 4,
         namespaces: tuple[NamespaceInfo, ...] = (),
         op_time_us: int = 3_000_000,
+        storage: str = "memory",
     ) -> None:
         self.directory = directory
+        self._storage = storage
         ports = _free_ports(nodes + 3)
         self.spare = ports[nodes:]
         self.founded: Founded = found_cluster(
@@ -71,7 +75,13 @@ class Live:
     async def start(self, key: SigningKey, configuration: Configuration | None = None) -> RunningNode:
         record = self.record_of(key)
         record.begin()
-        node = RunningNode(configuration or self.founded.configuration, key, record=record)
+        node = RunningNode(
+            configuration or self.founded.configuration,
+            key,
+            record=record,
+            storage=storage_of("sqlite", self.directory / key.public.hex()[:8]) if self._storage == "sqlite" else None,
+            limits=NodeLimits.within(1 << 20) if self._storage == "sqlite" else None,
+        )
         await node.start()
         self.running[key.public] = node
         return node
@@ -168,10 +178,11 @@ class Load:
         return waited_s
 
 
-async def test_a_cluster_changes_under_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["memory", "sqlite"])
+async def test_a_cluster_changes_under_load(tmp_path: Path, storage: str) -> None:
     """0016 and 0022: a writer is revoked, two nodes are added, one replaced, one removed; no stale read, and nothing
     acknowledged is lost. Nobody is told but the nodes."""
-    async with live(tmp_path) as cluster:
+    async with live(tmp_path, storage=storage) as cluster:
         founded = cluster.founded
         writer = await Client.connect(founded.signed, key=founded.writers["alice"])
         bob = await Client.connect(founded.signed, key=founded.writers["bob"])
@@ -219,9 +230,10 @@ async def test_a_cluster_changes_under_load(tmp_path: Path) -> None:
                     assert await late.get_many(KEYS, strict=True) == final
 
 
-async def test_a_node_finds_its_epoch_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["memory", "sqlite"])
+async def test_a_node_finds_its_epoch_again(tmp_path: Path, storage: str) -> None:
     """0016, 7: started with the file of before, after it was away when the epoch changed, or after it had changed."""
-    async with live(tmp_path, op_time_us=1_000_000) as cluster:
+    async with live(tmp_path, op_time_us=1_000_000, storage=storage) as cluster:
         founded = cluster.founded
         async with await Client.connect(founded.signed, key=founded.writers["alice"]) as client:
             await client.set("k", b"v")
@@ -238,6 +250,41 @@ async def test_a_node_finds_its_epoch_again(tmp_path: Path) -> None:
             assert (await cluster.start(founded.nodes[0])).configuration.epoch == 2
             await cluster.refilled()
             assert await client.get("k") == b"w"
+
+
+async def test_a_node_whose_disk_is_full_goes_over_at_its_next_start(tmp_path: Path) -> None:
+    """0022: its record says that the next epoch has begun, its database is still of the one before."""
+    async with live(tmp_path, op_time_us=1_000_000, storage="sqlite") as cluster:
+        founded = cluster.founded
+        async with await Client.connect(founded.signed, key=founded.writers["alice"]) as client:
+            values = {f"k{i}": bytes([i]) * 50_000 for i in range(40)}  # More than a node has in memory.
+            for key, value in values.items():
+                await client.set(key, value)
+            key = founded.nodes[2]
+            full = cluster.running[key.public]
+            assert 0 < full.status()["values_in_memory"] < 40
+            assert isinstance(full.storage, SqliteStorage)
+            database = full.storage._database
+            assert database is not None
+            database.execute("PRAGMA query_only = 1").fetchall()
+            # One more node: it leaves some shards.
+            new, place = SigningKey.generate(), f"127.0.0.1:{cluster.spare[0]}"
+            joining = asyncio.create_task(cluster.join(new))
+            after = amend.add_node(cluster.configuration, "n4", new.public, address=place)
+            changing = asyncio.create_task(cluster.change(after))
+            await asyncio.wait_for(full.failed.wait(), 20)
+            assert isinstance(full.failure, DiskFailed)
+            assert "cannot go along" in str(full.failure)
+            await cluster.running.pop(key.public).stop()
+            again = await cluster.start(key)
+            assert again.resumed
+            assert again.configuration.epoch == 2
+            assert again.status()["entries"] > 0
+            await asyncio.gather(joining, changing)
+            await cluster.refilled()
+            for name, value in values.items():
+                assert await client.get(name) == value
+            assert any(node.status()["values_in_memory"] < node.status()["entries"] for node in cluster.members())
 
 
 async def test_a_watch_tells_of_a_gap(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""A node goes over to its next epoch, with its storage: while it runs, and at a start that finds the epoch before.
+
+Storage moves in one transaction. Where the node ends before that, or it cannot be written, its record of seals says all
+the same that the next epoch has begun: the next start finds stored state of the epoch before, and goes over then. It
+must not know sockets, or when a node may activate (core/membership.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from quorumcache.core.carrying import Carried, carry
+from quorumcache.core.certificate import Verifier, Verify
+from quorumcache.core.config import Configuration
+from quorumcache.core.held import Held
+from quorumcache.core.journal import Journal
+from quorumcache.core.membership import Carry, MakeNode
+from quorumcache.core.node import Node
+from quorumcache.core.slots import Slots
+from quorumcache.core.succession import counting
+from quorumcache.errors import DiskFailed
+from quorumcache.storage import Identity, NotStored, Storage
+
+#: Of its bound of memory, what a node spends on the values of shards that it left is one part in so many.
+LEFT_PART: Final = 4
+
+
+class Resumed(msgspec.Struct, frozen=True):
+    """A node with what storage had. `carried`: what came along where that was of the epoch `before`, else None; the
+    node recovers the shards `carried.joined` as one that has just gone over."""
+
+    node: Node
+    carried: Carried | None = None
+    before: Configuration | None = None
+
+
+def carry_with(storage: Storage) -> Carry:
+    """How `Membership` has a node carry on whose values this storage may have: `Membership(..., carry=carry_with(x))`.
+
+    What it returns raises DiskFailed where storage cannot go along: the node has to stop, and nothing that it was about
+    to answer may be sent.
+    """
+
+    def carry_over(old: Node, new: Node, now_us: int) -> Carried:
+        carried = carry(old.slots, new.slots, new.key, now_us, new.verifier.chain)
+        if storage.keeps:
+            _keep_left(storage, old.slots, old.limits.bytes_max // LEFT_PART)
+            _move(storage, new)
+        return carried
+
+    return carry_over
+
+
+def resume(
+    storage: Storage, chain: Sequence[Configuration], key: bytes, make_node: MakeNode, verify: Verify, now_us: int
+) -> Resumed | None:
+    """Open storage, and make the node of `key` with what is stored; None where nothing is that counts.
+
+    `chain`: the configurations that led to the node's present one, as its record of seals shows them, and that one:
+    `[*known, configuration]`. `make_node` is that of `Membership`, and makes nodes as for a start with stored state.
+    State of an earlier configuration of the chain goes over to the present one, epoch by epoch, and is written so
+    before this returns. Raises what `Storage.open` raises; DiskFailed, with storage closed, where it cannot be written.
+    """
+
+    def node_of(place: int) -> Node:
+        return make_node(chain[place], Verifier(verify, counting(chain[place], chain[:place])))
+
+    found: list[tuple[int, Node]] = []
+
+    def earlier(digest: bytes) -> Slots | None:
+        for place, configuration in enumerate(chain[:-1]):
+            if configuration.digest == digest and configuration.node_by_key(key) is not None:
+                found.append((place, node_of(place)))
+                return found[0][1].slots
+        return None
+
+    node = node_of(len(chain) - 1)
+    if not storage.open(_identity_of(node), node.slots, earlier):
+        return None
+    if not found:
+        return Resumed(node)
+    place, node = found[0]
+    node.slots.journal = Journal()
+    if node.slots.types:
+        # Keys' own barriers are not stored: this one stands in for all of them.
+        node.slots.key_barrier_us = now_us + 2 * node.configuration.max_skew_us
+    for after in range(place + 1, len(chain)):
+        before, node = node, node_of(after)
+        carried = carry(before.slots, node.slots, key, now_us, node.verifier.chain)
+    try:
+        _move(storage, node)
+    except DiskFailed:
+        storage.close()
+        raise
+    node.slots.journal = None
+    return Resumed(node, carried, before.configuration)
+
+
+def _move(storage: Storage, node: Node) -> None:
+    slots = node.slots
+    journal = slots.journal
+    assert journal is not None, "a node with storage has one"
+    try:
+        storage.move(_identity_of(node), journal, slots)
+    except NotStored as fault:
+        raise DiskFailed(
+            f"{fault}: the next epoch, {node.configuration.epoch}, has begun, and storage cannot go along. Make room "
+            "and start the node again: it goes over then"
+        ) from None
+    journal.clear()
+
+
+def _identity_of(node: Node) -> Identity:
+    return Identity(node.configuration.cluster_id, node.configuration.digest, node.key)
+
+
+def _keep_left(storage: Storage, old: Slots, bytes_max: int) -> None:
+    """Have in memory the values of shards that the node left, as far as there is room: storage is about to forget
+    them. Of a shard whose values it lacks it does not report."""
+    wanted: list[Held] = []
+    used = 0
+    for shard in old.shards:
+        lacking = [held for held in old.held_in(shard) if not held.salted]
+        size = sum(held.size for held in lacking)
+        if used + size <= bytes_max:
+            wanted += lacking
+            used += size
+    for held, salted in zip(wanted, storage.fetch(wanted), strict=True):
+        held.salted = salted
