@@ -14,9 +14,10 @@ import msgspec
 
 from quorumcache.core.config_model import Configuration
 from quorumcache.core.held import Held, Promise, Shard
+from quorumcache.core.instances import Instance
 from quorumcache.core.keys import Key
 from quorumcache.core.memory import Memory, Pool
-from quorumcache.core.model import header_writer
+from quorumcache.core.model import header_time, header_writer, stamp_time
 from quorumcache.core.slots import Slots
 
 
@@ -91,6 +92,10 @@ def carry(old: Slots, new: Slots, key: bytes, now_us: int, counting: Container[b
     for slot in _uncounted(old, after, counting):
         gone += _drop(old, slot)
     _renew_promises(old, after, stays)
+    if old.instances is not None:
+        _drop_locks(old, after)
+        if new.instances is not None:
+            new.instances.take_over(old.instances)
     new.take_over(old)
     for number in stays:
         new.shards[number] = old.shards[number]
@@ -156,9 +161,23 @@ def _uncounted(old: Slots, after: Configuration, counting: Container[bytes]) -> 
 
 def _drop(slots: Slots, slot: bytes, *, evicted: bool = False) -> int:
     """Drop a key, under its floor; how many entries went."""
-    key = slots.keys.get(slot)
+    key, held = slots.keys.get(slot), slots.current.get(slot)
+    if held is not None and held.batch.certificate.ballot:
+        # Of an exact namespace: no ballot up to its own is left to be voted for either.
+        slots.raise_floor(slots.shard(slot), stamp_time(held.batch.certificate.ballot))
     slots.drop(slot, evicted=evicted)
     return 1 if key is None else 1 + len(key.fields)
+
+
+def _drop_locks(old: Slots, after: Configuration) -> None:
+    """Drop what revoked writers have locked by compare-and-set: nobody may finish it, and the floor stands for it, as
+    for what is forgotten (protocol 17). All else stays: groups are the same where there are exact namespaces."""
+    assert old.instances is not None
+    for slot, instance in old.instances.items():
+        locked = instance.locked
+        if locked is not None and after.is_revoked(header_writer(locked.header)):
+            old.raise_floor(old.shard(slot), max(header_time(locked.header), stamp_time(locked.ballot)))
+            old.instances.put(slot, Instance(instance.promised, instance.voted))
 
 
 def _renew_promises(old: Slots, after: Configuration, stays: Collection[int]) -> None:

@@ -36,6 +36,8 @@ _GRANT_TAG: Final = b"quorumcache grant 1\x00"
 _VOTE_TAG: Final = b"quorumcache vote 1\x00"
 _EXACT_GRANT_TAG: Final = b"quorumcache exact grant 1\x00"
 _ONE: Final = b"\x01"
+#: For so many epochs a lock outlives the one that it was made in. Each costs who checks a bad signature another one.
+EPOCHS_BACK: Final = 4
 
 
 def intent_string(configuration: bytes, group: bytes, root: bytes) -> bytes:
@@ -92,11 +94,17 @@ class Verifier:
         self._remembered: dict[bytes, None] = {}
         self._remembered_max = remembered_max
         self.chain: dict[bytes, Configuration] = {c.digest: c for c in chain}
+        self._same_groups: dict[bytes, list[Configuration]] = {}
         self.verified_count = 0
 
     def under(self, chain: Sequence[Configuration]) -> Verifier:
         """One for another chain, that checks signatures as this one does."""
         return Verifier(self.verify, chain, remembered_max=self._remembered_max)
+
+    def learn(self, chain: Sequence[Configuration]) -> None:
+        """The certificates of these count too."""
+        self.chain.update((each.digest, each) for each in chain)
+        self._same_groups.clear()
 
     def remember(self, signer: bytes, message: bytes, signature: bytes) -> None:
         """Note a signature as good: one that was just made, or checked."""
@@ -152,7 +160,9 @@ class Verifier:
                     raise Malformed("a grant's bitmap has not the form that the batch requires")
                 uneven = True
         head = (certificate.configuration, certificate.group, certificate.root)
-        if not self.is_signed(certificate.writer, intent_string(*head), certificate.signature):
+        if not self.is_signed(certificate.writer, intent_string(*head), certificate.signature) and not (
+            certificate.ballot and self.is_intended(certificate.writer, group, certificate.root, certificate.signature)
+        ):
             raise Malformed("the certificate's intent is not signed by its writer")
         if certificate.ballot:
             if count != 1 or not is_ballot(certificate.ballot):
@@ -178,11 +188,37 @@ class Verifier:
     def check_votes(
         self, configuration: Configuration, group: Group, root: bytes, ballot: bytes, votes: Sequence[Grant]
     ) -> None:
-        """Check a lock certificate: q votes of the group for the header under `root` in a ballot. Raises Malformed."""
+        """Check a lock certificate: q votes of the group for the header under `root` in a ballot, all of them made in
+        one epoch of `same_groups`. Raises Malformed."""
         nodes = [vote.node for vote in votes]
         if nodes != sorted(set(nodes)) or len(nodes) < configuration.q or not set(nodes) <= set(group.members):
             raise Malformed("a lock has not the votes of a quorum of its group")
-        self.check_ballot(configuration, vote_string(configuration.digest, group.id, root, ballot), votes)
+        for each in self.same_groups(group):
+            message = vote_string(each.digest, group.id, root, ballot)
+            if votes[0].bitmap == _ONE and self.is_signed(
+                configuration.nodes[votes[0].node].key, message, votes[0].signature
+            ):
+                self.check_ballot(configuration, message, votes)
+                return
+        raise Malformed("a ballot has a signature that its node did not make")
+
+    def is_intended(self, writer: bytes, group: Group, root: bytes, signature: bytes) -> bool:
+        """Whether the writer signed the intent for the header under `root`, of an exact namespace, in an epoch of
+        `same_groups`: a header that was locked in one may be granted in the next, by whoever finishes it."""
+        return any(
+            self.is_signed(writer, intent_string(each.digest, group.id, root), signature)
+            for each in self.same_groups(group)
+        )
+
+    def same_groups(self, group: Group) -> list[Configuration]:
+        """The configurations that count and have this very group, the latest first, and no more than EPOCHS_BACK: what
+        was signed for it in compare-and-set under one of them stands under the next (protocol 17)."""
+        found = self._same_groups.get(group.id)
+        if found is None:
+            latest = sorted(self.chain.values(), key=lambda each: each.epoch, reverse=True)
+            found = [each for each in latest if each.groups.get(group.id) == group][:EPOCHS_BACK]
+            self._same_groups[group.id] = found
+        return found
 
     def check_intent(self, certificate: Certificate) -> tuple[Configuration, Group]:
         """As `check_certificate`, for what is kept in mode primary (protocol 10): the writer's intent alone, without

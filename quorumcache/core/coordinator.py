@@ -312,14 +312,19 @@ class Coordinator(WriteQueue):
         return new
 
     def machines(self) -> list[Machine]:
-        """All that is under way, each once."""
-        return [machine for machine in dict.fromkeys(self._routes.values()) if not machine.finished]
+        """All that is under way, each once; also what waits for nothing but time."""
+        found = dict.fromkeys([*self._routes.values(), *(machine for _, _, machine in self._timers)])
+        return [machine for machine in found if not machine.finished]
 
     def unread(self) -> list[tuple[bytes, list[Token], bool]]:
         """Reads that were not sent: slot, who waits, whether for the whole entry. Listings that were not sent end."""
         self.finish([scan[-1] for scan in self._scans], Failed(UNAVAILABLE, "the cluster moved on: list again"))
         queues = ((self._reads, False), (self._full_reads, True))
         return [(slot, tokens, full) for queue, full in queues for slot, tokens in queue.items()]
+
+    def unsent_exact(self) -> list[tuple[bytes, Changer, Token]]:
+        """Compare-and-set operations that have not begun: slot, change, token."""
+        return self._exact.unsent()
 
     # --- what the machines call ---
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from quorumcache.core import admission, merkle
 from quorumcache.core import messages as m
-from quorumcache.core.certificate import Verifier, check_value, exact_grant_string, intent_string, vote_string
+from quorumcache.core.certificate import Verifier, check_value, exact_grant_string, vote_string
 from quorumcache.core.config import Configuration
 from quorumcache.core.config_model import EXACT
 from quorumcache.core.instances import Instance, Instances
@@ -39,7 +39,8 @@ def vote(node: Node, request: m.Vote, now_us: int, client: bytes | None) -> m.Re
         group = node.configuration.groups[request.group]
         node.verifier.check_votes(node.configuration, group, root, request.lock_ballot, request.votes)
         unlocks = True
-    reply = _denied(node, request, header, now_us, client) or _refused(node, instances, request, header, now_us)
+    denied = _denied(node, request, header, now_us, client, is_locked=unlocks)
+    reply = denied or _refused(node, instances, request, header, now_us)
     if reply is not None:
         return reply
     instance = instances.get(header.slot)
@@ -65,7 +66,8 @@ def lock(node: Node, request: m.Lock, now_us: int, client: bytes | None) -> m.Re
         return m.Reject(request.id, now_us, m.BAD_SIGNATURE, _NOT_SIGNED)
     configuration, ballot = node.configuration, request.ballot
     node.verifier.check_votes(configuration, configuration.groups[request.group], root, ballot, request.votes)
-    reply = _denied(node, request, header, now_us, client) or _refused(node, instances, request, header, now_us)
+    denied = _denied(node, request, header, now_us, client, is_locked=True)
+    reply = denied or _refused(node, instances, request, header, now_us)
     if reply is not None:
         return reply
     instance = instances.get(header.slot)
@@ -105,18 +107,21 @@ def _proposal(node: Node, request: m.Vote | m.Lock) -> tuple[Instances, Header, 
         raise Malformed("a ballot that is no stamp, or below its header's")
     check_value(header.raw, request.salted)
     root = merkle.root_of(header.digest)
-    intent = intent_string(configuration.digest, group.id, root)
-    if not node.verifier.is_signed(header.writer, intent, request.signature):
+    if not node.verifier.is_intended(header.writer, group, root, request.signature):
         return instances, header, b""
     return instances, header, root
 
 
 def _denied(
-    node: Node, request: m.Vote | m.Lock, header: Header, now_us: int, client: bytes | None
+    node: Node, request: m.Vote | m.Lock, header: Header, now_us: int, client: bytes | None, *, is_locked: bool
 ) -> m.BallotReply | None:
-    """The rights of the header's writer, and of whoever proposes it."""
+    """The rights of the header's writer, and of whoever proposes it. `is_locked`: q nodes voted for it, so it had the
+    right then; in a later epoch its writer may be retired, and it has to be finished all the same, for it may have been
+    decided. Not so where the writer is revoked."""
     proposer = stamp_parts(request.ballot)[1]
-    why, who = admission.denial(node, header, now_us, EXACT), header.writer
+    why, who = "", header.writer
+    if not is_locked or node.configuration.is_revoked(who):
+        why = admission.denial(node, header, now_us, EXACT)
     if not why and client is not None and client != proposer:
         why, who = "the ballot names another proposer than who sent it", client
     if not why and proposer != header.writer:
@@ -234,7 +239,7 @@ def verify_lock(verifier: Verifier, configuration: Configuration, locked: m.Lock
     check_value(header.raw, locked.salted)
     group = configuration.group_of(header.slot)
     root = merkle.root_of(header.digest)
-    if not verifier.is_signed(header.writer, intent_string(configuration.digest, group.id, root), locked.signature):
+    if not verifier.is_intended(header.writer, group, root, locked.signature):
         raise Malformed("what is locked is not signed by its writer")
     verifier.check_votes(configuration, group, root, locked.ballot, locked.votes)
     return header

@@ -67,6 +67,11 @@ class ExactQueue:
             self._context.finish([token], Failed(UNAVAILABLE, detail))
         del self._waiting[slot]
 
+    def unsent(self) -> list[tuple[bytes, Changer, Any]]:
+        """Those that have not begun: slot, change, token."""
+        waiting = [(slot, change, token) for slot, queue in self._waiting.items() for change, token, _ in queue]
+        return [*waiting, *self._ready]
+
     def abandon(self) -> None:
         """End what has not begun."""
         closed = Failed(UNAVAILABLE, "the client was closed before anything was sent")

@@ -165,6 +165,17 @@ class ExactWrite(Machine):
         self._phase = READ
         self._read(now_us)
 
+    def begun_nothing(self) -> tuple[bytes, Changer, Any] | None:
+        """Slot, change and token, where no node has heard of what it wants; else None."""
+        return None if self._is_sent else (self._slot, self._change, self._token)
+
+    def stranded(self, why: str) -> list[tuple[list[Any], Outcome]]:
+        """See `Machine.stranded`. What was proposed is not judged by what stands in another epoch: there, what a
+        revoked writer wrote is forgotten early."""
+        if not self._is_sent:
+            return []
+        return [([self._token], Failed(UNKNOWN, f"{why}, and it was sent: it may have taken effect, or may yet"))]
+
     # --- the read, and what follows from what is settled ---
 
     def _read(self, now_us: int) -> None:

@@ -108,6 +108,11 @@ class Instances:
             self._table[slot] = instance
             self._slots.memory.promises_bytes += _cost(slot, instance)
 
+    def take_over(self, other: Instances) -> None:
+        """Have all that `other` has, which is given up; memory counts it already, or is told by the caller."""
+        self._table, self.silent, self.doubtful = other._table, other.silent, other.doubtful
+        self.forgotten_count = other.forgotten_count
+
     def put_back(self, slot: bytes, instance: Instance | None) -> None:
         """As `put`, for storage: it is not noted."""
         before = self._table.pop(slot, None)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from quorumcache.core import messages as m
 from quorumcache.core.commits import Commits
 from quorumcache.core.config import Configuration
+from quorumcache.core.exactwrite import ExactWrite
 from quorumcache.core.following import Following
 from quorumcache.core.model import Entry
 from quorumcache.core.outcome import UNKNOWN, Failed, Written
@@ -93,8 +94,7 @@ class Onward:
             return
         if looking.before and self.lacks_history:
             self.known = looking.before[::-1]
-            chain = counting(self._context.configuration, self.known)
-            self._context.verifier.chain.update((each.digest, each) for each in chain)
+            self._context.verifier.learn(counting(self._context.configuration, self.known))
         if looking.chain:
             self.chain, self.steps = looking.chain, looking.steps
 
@@ -137,6 +137,10 @@ def go_over(old: Coordinator, chain: Sequence[Configuration], now_us: int) -> Co
         for tokens, outcome in machine.stranded(_MOVED):
             new.finish(tokens, outcome)
         machine.finished = True
+        if isinstance(machine, ExactWrite) and (unsent := machine.begun_nothing()) is not None:
+            new.exact(*unsent)
+    for slot, change, token in old.unsent_exact():
+        new.exact(slot, change, token)
     is_primary = old.configuration.is_primary
     for write, is_sent in old.unwritten():
         if write.begins or write.wipes or not write.tokens:

@@ -222,8 +222,9 @@ class Ending:
 def check_movable(successor: Configuration, before: Configuration) -> None:
     """Raise ConfigurationError where the cluster cannot move to `successor` while it runs, though it may follow.
 
-    Exact namespaces: a lock is signed under its epoch, and the next one would not know what it binds. Fewer liars, or
-    other shards: then every member joins anew, and nobody is left to ask what was there.
+    Exact namespaces: who joins a group would have to learn what its members voted for, and who stays carries its votes
+    and locks along; so they need the same groups. Fewer liars, or other shards: then every member joins anew, and
+    nobody is left to ask what was there.
     """
     if successor.f < before.f or successor.shards != before.shards:
         raise fault(
@@ -232,9 +233,17 @@ def check_movable(successor: Configuration, before: Configuration) -> None:
             "and start them under the new configuration",
         )
     names = sorted(x.name for x in (*before.namespaces, *successor.namespaces) if x.type == "exact")
-    if names:
+    if names and not has_same_groups(successor, before):
         raise fault(
-            "namespaces",
-            f"{names[0]} is exact, and locks of epoch {before.epoch} would bind nobody in epoch {successor.epoch}: "
-            "stop all nodes and start them under the new configuration",
+            "nodes",
+            f"{names[0]} is exact, and who joins a group cannot take over its locks yet: with exact namespaces the "
+            "nodes, their zones and weights stay while they run; writers, rights and quotas may change. Stop all nodes "
+            "and start them under the new configuration",
         )
+
+
+def has_same_groups(successor: Configuration, before: Configuration) -> bool:
+    """Whether every shard is served by the same nodes, under the same numbers."""
+    if [node.key for node in before.nodes] != [node.key for node in successor.nodes]:
+        return False
+    return [group.members for group in before.shard_groups] == [group.members for group in successor.shard_groups]

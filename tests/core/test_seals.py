@@ -131,7 +131,10 @@ def test_a_node_seals_once_and_remembers_it_first() -> None:
         (signed(FIRST, *ADMINS[:2]), "does not follow epoch 1"),
         (
             signed(
-                amend.successor_of(FIRST, namespaces=(*FIRST.namespaces, NamespaceInfo("locks", "exact"))), *ADMINS[:2]
+                amend.successor_of(
+                    FIRST, namespaces=(*FIRST.namespaces, NamespaceInfo("locks", "exact")), nodes=FIRST.nodes[:5]
+                ),
+                *ADMINS[:2],
             ),
             "locks is exact",
         ),

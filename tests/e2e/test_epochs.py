@@ -24,7 +24,7 @@ from quorumcache.client.watching import Gap
 from quorumcache.core import amend
 from quorumcache.core.config import Configuration, NamespaceInfo, SignedConfiguration
 from quorumcache.core.node import NodeLimits
-from quorumcache.errors import ConfigurationError, DiskFailed, OutcomeUnknown, PermissionDenied
+from quorumcache.errors import ConfigurationError, DiskFailed, OutcomeUnknown, PermissionDenied, Unavailable
 from quorumcache.net.moving import Progress, move
 from quorumcache.node import RunningNode
 from quorumcache.node.joining import wait_to_join
@@ -327,11 +327,53 @@ async def test_types_with_fields_go_along(tmp_path: Path) -> None:
             assert await maps.items() == {"a": b"1", "c": b"3"}
 
 
+@pytest.mark.parametrize("storage", ["memory", "sqlite"])
+async def test_locks_and_counts_go_along(tmp_path: Path, storage: str) -> None:
+    """Protocol 17, "Epochs": results stay unique, a lock is held over a change, a revoked writer's is free."""
+    spaces = (NamespaceInfo("locks", "exact"),)
+    async with live(tmp_path, namespaces=spaces, op_time_us=1_000_000, storage=storage) as cluster:
+        founded = cluster.founded
+        alice = await Client.connect(founded.signed, key=founded.writers["alice"])
+        bob = await Client.connect(founded.signed, key=founded.writers["bob"])
+        async with alice, bob:
+            async with asyncio.timeout(60):
+                while any(node.status()["shards_silent"] for node in cluster.members()):  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.1)
+            results: list[int] = []
+            unknown = 0
+
+            async def count(client: Client) -> None:
+                nonlocal unknown
+                for _ in range(15):
+                    try:
+                        results.append(await client.incr("n"))
+                    except (OutcomeUnknown, Unavailable) as fault:
+                        unknown += isinstance(fault, OutcomeUnknown)
+
+            counting = asyncio.create_task(count(alice))
+            async with alice.lock("held", ttl=30.0) as mine:
+                await cluster.change(amend.set_quota(cluster.configuration, "locks", 1 << 20))
+                assert await alice.get("held") is not None
+                assert mine.token
+            await counting
+            theirs = bob.lock("bobs", ttl=60.0)
+            await theirs.__aenter__()
+            await cluster.change(amend.revoke_writer(cluster.configuration, "bob"))
+            async with asyncio.timeout(20), alice.lock("bobs", ttl=30.0) as after:
+                assert after.token > theirs.token
+            counting = asyncio.create_task(count(alice))
+            await counting
+            assert len(set(results)) == len(results)
+            assert len(results) <= await alice.incr("n", 0) <= len(results) + unknown
+
+
 async def test_what_cannot_move_says_so_before_anything_changes(tmp_path: Path) -> None:
-    """Exact namespaces do not move while nodes run; and an epoch does not end that too few nodes could end."""
+    """Groups of exact namespaces stay while nodes run; and an epoch does not end that too few nodes could end."""
     async with live(tmp_path, namespaces=(NamespaceInfo("locks", "exact"),)) as cluster:
         with pytest.raises(ConfigurationError, match="exact"):
-            await cluster.change(amend.retire_writer(cluster.configuration, "bob"))
+            await cluster.change(
+                amend.add_node(cluster.configuration, "n4", SigningKey.generate().public, address="127.0.0.1:1")
+            )
         assert not any(node.membership.is_sealed for node in cluster.running.values())
     async with live(tmp_path / "other") as cluster:
         for key in cluster.founded.nodes[:2]:
