@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quorumcache.core import messages as m
 from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Heard, Outcome
-from quorumcache.core.read import rejection
+from quorumcache.core.read import is_rejected, rejection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,7 +87,7 @@ class ChangesRound(Machine):
             self._rejects[node] = reply
             for group in self._groups:
                 here = {member: self._rejects[member] for member in group.members if member in self._rejects}
-                if len(here) > len(group.members) - q:
+                if is_rejected(here, len(group.members) - q):
                     self._finish(rejection(group, here))
                     return
         elif type(reply) is m.ChangesReply:

@@ -14,7 +14,7 @@ from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.epochmessages import digest_of_document, read_document, read_steps, read_successor
 from quorumcache.core.seals import Seal, Step, follow
-from quorumcache.core.succession import Verify
+from quorumcache.core.succession import Verify, check_link
 from quorumcache.errors import ConfigurationError
 
 ASK_US: Final = 50_000
@@ -103,6 +103,8 @@ class Following:
                 self.steps = tuple(steps)
             elif reply.sealed is not None and not self.steps:
                 signed = read_successor(reply.sealed.successor, self.configuration, self._verify)
+                # Administrators signed the present one too, and what came before it.
+                check_link(signed, self.configuration, self._verify)
                 self.sealed.append((signed, tuple(reply.sealed.seals)))
                 self._wait_us = ASK_US  # It will not be long.
         except ConfigurationError:

@@ -45,6 +45,7 @@ class Machine:
 
 
 def is_worth_asking_again(node: int, rejects: dict[int, m.Reject]) -> bool:
-    """Whether a node that did not answer should be sent the request again: not one that rejected it for good."""
+    """Whether a node that did not answer should be sent the request again: not one that rejected it for good. One that
+    has sealed the epoch before the client's is about to begin it."""
     reject = rejects.get(node)
-    return reject is None or reject.code == m.OVERLOADED
+    return reject is None or reject.code in (m.OVERLOADED, m.SEALED)

@@ -102,12 +102,13 @@ class Onward:
         """Whether a rejection is no answer to the operation: the epoch ends, or has ended, at more nodes than may lie,
         or the node is not as far as this client is."""
         if reply.code == m.SEALED:
+            if now_us >= self._rest_until_us:
+                # The first is enough to ask: beside a liar, others may have answered before they sealed.
+                self.look(now_us)
             if node in self._sealed or len(self._sealed) < self._context.configuration.f:
                 # So few may lie, can fail no operation, and are answers less to wait for.
                 self._sealed.add(node)
                 return False
-            if now_us >= self._rest_until_us:
-                self.look(now_us)
             return True
         # One that does not know the client's epoch knows no later one either.
         return reply.code == m.WRONG_CONFIGURATION and (
@@ -160,7 +161,9 @@ def _anew(write: PendingWrite) -> PendingWrite:
     if isinstance(write, FieldWrite):
         rest = (write.details, write.tokens, write.base_expires_at_us)
         anew = FieldWrite(write.slot, write.kind, write.value, write.expires_at_us, *rest)
-        anew.committed = write.committed
+        if write.committed:
+            # It may be found to stand: as what was sent out, and not as something older of the same generation.
+            anew.committed, anew.stamp = write.committed, write.stamp
     else:
         anew = PendingWrite(write.slot, write.kind, write.value, write.expires_at_us, write.metadata, write.tokens)
     anew.seal = write.seal

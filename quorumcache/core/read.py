@@ -54,6 +54,14 @@ def is_value_of(digest: bytes, header: bytes, salted: bytes) -> bool:
     return digest_of(header) == digest and value_hash_of(salted) == header[51:83]
 
 
+def is_rejected(rejects: dict[int, m.Reject], tolerated: int) -> bool:
+    """Whether more nodes than `tolerated` rejected it for good. Those whose epoch has ended do not count: beside a liar
+    that rejects all, one of them would fail what can go on in the next epoch, or at the others."""
+    if len(rejects) <= tolerated:
+        return False
+    return sum(reject.code != m.SEALED for reject in rejects.values()) > tolerated
+
+
 def rejection(group: Group, rejects: dict[int, m.Reject]) -> Failed:
     """Why an operation failed that a quorum's worth of nodes rejected."""
     denied = [reject for reject in rejects.values() if reject.code == m.NOT_ALLOWED]
@@ -187,7 +195,7 @@ class ReadBatch(Machine):
             return  # Its answer stands; counted as both, a liar would have two votes.
         self._rejects[node] = reply
         configuration = self._context.configuration
-        if len(self._rejects) > configuration.n - configuration.q:
+        if is_rejected(self._rejects, configuration.n - configuration.q):
             self._fail(rejection(self._group, self._rejects))
 
     def _compare(self, q: int, now_us: int) -> None:

@@ -14,7 +14,7 @@ from quorumcache.core import messages as m
 from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
 from quorumcache.core.model import ABSENT, KEY_BYTES_MAX, Malformed, slot_of
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Listed, Outcome
-from quorumcache.core.read import rejection
+from quorumcache.core.read import is_rejected, rejection
 
 if TYPE_CHECKING:
     from quorumcache.core.coordinator import Coordinator
@@ -101,7 +101,8 @@ class ScanPart(Machine):
 
     def _check_hope(self) -> None:
         configuration = self._context.configuration
-        if len(self._rejects) + len(self._liars) <= configuration.n - configuration.q:
+        tolerated = configuration.n - configuration.q - len(self._liars)
+        if not (tolerated < 0 or is_rejected(self._rejects, tolerated)):
             return
         if self._rejects:
             self._finish(rejection(self._group, self._rejects))

@@ -14,7 +14,7 @@ from quorumcache.core.config import Group
 from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
 from quorumcache.core.model import Entry, Malformed
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Found, Missed
-from quorumcache.core.read import outcome_of, rejection
+from quorumcache.core.read import is_rejected, outcome_of, rejection
 from quorumcache.core.types.base import generation_of, is_base_slot
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Settle(Machine):
             if request_id == self._id and not any(node in answers for answers in self._answers):
                 self._rejects[node] = reply
                 configuration = self._context.configuration
-                if len(self._rejects) > configuration.n - configuration.q:
+                if is_rejected(self._rejects, configuration.n - configuration.q):
                     self._fail_all(rejection(self._group, self._rejects))
             return
         if type(reply) is m.CommitReply:

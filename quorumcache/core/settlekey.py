@@ -16,7 +16,7 @@ from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth
 from quorumcache.core.model import DELETE, Entry, Malformed, digest_of, header_expires_at, header_slot, stamp_time
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Found, Missed, Outcome
 from quorumcache.core.quorum import nth_lowest
-from quorumcache.core.read import rejection
+from quorumcache.core.read import is_rejected, rejection
 from quorumcache.core.types.base import generation_of, rank_of
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class SettleKey(Machine):
             if request_id == self._id and node not in self._views:
                 self._rejects[node] = reply
                 configuration = self._context.configuration
-                if len(self._rejects) > configuration.n - configuration.q:
+                if is_rejected(self._rejects, configuration.n - configuration.q):
                     self._end(rejection(self._group, self._rejects), now_us)
             return
         try:

@@ -18,7 +18,7 @@ from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, is_worth_asking_a
 from quorumcache.core.model import STAMP_BYTES, Entry, Grant, stamp_time
 from quorumcache.core.outcome import DENIED, MISMATCH, UNAVAILABLE, UNKNOWN, Failed, Written
 from quorumcache.core.quorum import full_bitmap, is_bitmap
-from quorumcache.core.read import rejection
+from quorumcache.core.read import is_rejected, rejection
 from quorumcache.core.refusal import (
     FieldWrite,
     Judgement,
@@ -116,7 +116,7 @@ class WriteBatch(Commits):
         context = self._context
         configuration = context.configuration
         q = configuration.q
-        if len(self._rejects) > configuration.n - q:
+        if is_rejected(self._rejects, configuration.n - q):
             self._fail_asked(rejection(self._group, self._rejects), now_us)
             return
         answered = len(self._refusals)
