@@ -13,8 +13,9 @@ from quorumcache.core import messages as m
 from quorumcache.core.primary import SILENCE_US_MAX, Forwarding
 
 if TYPE_CHECKING:
+    from sim.clients import ClientProcess
     from sim.engine import Engine
-    from sim.processes import ClientProcess, NodeProcess
+    from sim.processes import NodeProcess
 
 #: The namespace in mode primary.
 NAMESPACE: Final = b"primary"

@@ -37,6 +37,11 @@ class Disk:
         self.shards = {shard.number: (shard.floor_us, slots.state_of(shard)) for shard in slots.shards}
         self._before: deque[_Before] = deque(maxlen=LOST_MAX)
 
+    def fill(self, slots: Slots) -> None:
+        """Write all that there is, as of a node that goes on with something else than it had stored."""
+        self.entries.update(slots.current)
+        self.promises.update((slot, tuple(promises)) for slot, promises in slots.open.items())
+
     def write(self, journal: Journal, slots: Slots) -> None:
         """Write what the journal names, and begin it anew."""
         shards, current, open_ = self.shards, slots.current, slots.open

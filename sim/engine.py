@@ -10,30 +10,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import networkx as nx
-
 from quorumcache.core import messages as m
-from quorumcache.core.config import Configuration, NamespaceInfo, NodeInfo, WriterInfo
 from quorumcache.core.memory import BATCH_OVERHEAD_BYTES, ENTRY_OVERHEAD_BYTES, GRANT_OVERHEAD_BYTES
 from quorumcache.core.model import DELETE, header_slot, slot_of
 from quorumcache.core.node import NodeLimits
+from sim import finale
 from sim.adversary.conspiracy import Conspiracy
 from sim.adversary.direct import DirectLiar, DirectWriter
+from sim.adversary.moving import MovingLiar
 from sim.adversary.nodes import ByzantineNode
 from sim.adversary.writers import ByzantineWriter
 from sim.bounds import large_keys
 from sim.checkers import ALL, Checker
 from sim.checkers.linearizability import Linearizability
+from sim.clients import ClientProcess
+from sim.cluster import configuration_of, graph_for
 from sim.crypto import Suite
-from sim.direct import NAMESPACE, QUIET_US, end_of
+from sim.direct import NAMESPACE, QUIET_US
 from sim.dramas import DRAMAS, Stage
-from sim.epochs import activate, revoking
+from sim.epochs import Epochs
 from sim.exact import EXACT as EXACT_TYPE
 from sim.faults import Faults
-from sim.listing import list_all
-from sim.network import REGIONS, Network, graph_of, places_of
+from sim.moving import MovingNode
+from sim.network import REGIONS, Network
 from sim.plan import DIRECT, EXACT, KEYED, Plan, Step, calm, compares, further, keeps_state, lossless, reachable
-from sim.processes import ClientProcess, NodeProcess
+from sim.processes import NodeProcess
 from sim.record import MISS, OK, PENDING, Op, Record, Violation
 from sim.settings import SimConfig
 from sim.upkeep import INTERVAL_US, PATIENCE_US
@@ -80,7 +81,7 @@ class Engine:
             f"writer {max(0, i - 1) if i == 1 and 'shared_writer' in plan.features else i}" for i in range(count)
         ]
         self.direct = [slot_of(NAMESPACE, b"key %d" % i) for i in range(plan.direct_keys)]
-        self.configuration = self._configuration(suite, evil)
+        self.configuration = configuration_of(config, plan, suite, [*self._names, *evil])
         self.slots = [slot_of(b"sim", b"key %d" % i) for i in range(plan.keys)]
         if plan.drama:
             self.slots.append(slot_of(b"sim", b"stage"))
@@ -88,10 +89,18 @@ class Engine:
         self.keys = [(kind, slot_of(kind.encode(), b"key %d" % i)) for i, kind in enumerate(plan.types)]
         self.exact_slots = [slot_of(EXACT_TYPE.encode(), b"key %d" % i) for i in range(plan.exact)]
         self.authentic: dict[bytes, list[Op]] = {}
-        self.graph = self._graph(count + len(evil))
+        #: Where a feature is taken from a plan, whom it would have needed stays away.
+        total = config.nodes + (plan.spares if "epochs" in plan.features else 0)
+        self.graph = graph_for(plan, self.world, total, count + len(evil) + ("epochs" in plan.features))
         self.network = Network(self.world, self.graph, self.record, wire=config.wire)
+        self.epochs = Epochs(self, suite, total + count + len(evil)) if "epochs" in plan.features else None
+        #: Nodes again, as such that go from epoch to epoch, where any do.
+        self.moving: list[MovingNode] = []
         self.evil_writers = {suite.key(name).public for name in evil}
         self.revoked: dict[bytes, int] = {}
+        #: The same of those that may write no more, retired ones too; and those that soon may not.
+        self.retired: dict[bytes, int] = {}
+        self.barred: set[bytes] = set()
         self.conspiracy = Conspiracy(self.configuration, suite.verify)
         self.evil_headers = self.conspiracy.signed
         self._hooks(checkers)
@@ -106,9 +115,11 @@ class Engine:
         )
         half_us = plan.max_skew_us // 2
         self.nodes: list[NodeProcess] = []
-        for i in range(config.nodes):
+        for i in range(total):
             byzantine = i in plan.byzantine
-            kind = ByzantineNode if byzantine else NodeProcess
+            kind: type[NodeProcess] = ByzantineNode if byzantine else NodeProcess
+            if self.epochs is not None:
+                kind = MovingLiar if byzantine else MovingNode
             drift_ppm = draw.choice((0, draw.randint(-2000, 2000)))
             edge_us = draw.choice((draw.randint(-half_us, half_us), half_us, -half_us))
             clock = Clock(self.world, edge_us, drift_ppm, None if byzantine else half_us)
@@ -116,7 +127,7 @@ class Engine:
                 kind(
                     i,
                     self.world,
-                    self.network,
+                    self._network_of(i),
                     self.record,
                     self.configuration,
                     suite.key(f"node {i}"),
@@ -127,7 +138,13 @@ class Engine:
                     () if byzantine else plan.features,
                 )
             )
+        for node in self.nodes:
+            if self.epochs is not None and isinstance(node, MovingNode):
+                self.moving.append(node)
+                node.go_along(self.epochs)
         for i, lies, percent in zip(plan.byzantine, plan.lies, plan.lie_percent, strict=True):
+            if i >= total:
+                continue
             node = self.nodes[i]
             assert isinstance(node, ByzantineNode)
             node.conspire(self.conspiracy, lies, percent)
@@ -136,9 +153,9 @@ class Engine:
         self.clients = [
             ClientProcess(
                 i,
-                config.nodes + i,
+                total + i,
                 self.world,
-                self.network,
+                self._network_of(total + i),
                 self.record,
                 self.configuration,
                 suite.key(self._names[i]),
@@ -150,9 +167,9 @@ class Engine:
         self.writers = [
             ByzantineWriter(
                 i,
-                config.nodes + count + i,
+                total + count + i,
                 self.world,
-                self.network,
+                self._network_of(total + count + i),
                 self.configuration,
                 suite.key(name),
                 self.conspiracy,
@@ -174,53 +191,9 @@ class Engine:
 
     # --- building ---
 
-    def _configuration(self, suite: Suite, evil: list[str]) -> Configuration:
-        plan = self.plan
-        zones = ("", "a", "b") if self.config.nodes > 3 * self.config.f + 1 else ("",)
-        return Configuration(
-            cluster_id="sim",
-            f=self.config.f,
-            shards=plan.shards,
-            max_skew_us=plan.max_skew_us,
-            op_time_us=plan.op_time_us,
-            grace_us=plan.grace_us,
-            admins=(suite.key("admin").public,),
-            admins_needed=1,
-            nodes=tuple(
-                NodeInfo(i, f"n{i}", suite.key(f"node {i}").public, "", zones[i % len(zones)], 1)
-                for i in range(self.config.nodes)
-            ),
-            namespaces=(
-                NamespaceInfo("sim"),
-                *(NamespaceInfo(kind, kind) for kind in sorted({*plan.types, *((EXACT_TYPE,) if plan.exact else ())})),
-                *(NamespaceInfo(NAMESPACE.decode(), mode="primary", ack=plan.direct_ack) for _ in self.direct[:1]),
-            ),
-            writers=tuple(
-                WriterInfo(name.replace(" ", "-"), suite.key(name).public)
-                for name in dict.fromkeys([*self._names, *evil])
-            ),
-        )
-
-    def _graph(self, others: int) -> nx.DiGraph:
-        plan, nodes = self.plan, self.config.nodes
-        places = places_of(plan.topology, nodes) + places_of(plan.topology, others)
-        edge: dict[str, float] = {}
-        draw = self.world.random("graph")
-        if "loss" in plan.features:
-            edge["loss"] = draw.choice((0.01, 0.05, 0.2))
-        if "duplication" in plan.features:
-            edge["duplication"] = draw.choice((0.02, 0.2))
-        if "lateness" in plan.features:
-            edge["reordering"] = draw.choice((0.02, 0.1, 0.3))
-            edge["late_us"] = draw.choice((plan.op_time_us // 20, plan.op_time_us // 4, plan.op_time_us))
-        graph = graph_of(plan.topology, places, **edge)
-        if "far" in plan.features:
-            far_us = plan.op_time_us // draw.choice((10, 20))
-            if "types" in plan.features:
-                far_us //= 2  # Fields take more rounds: to look for the generation, and once more where it changed.
-            for _, _, attributes in [*graph.in_edges(nodes, data=True), *graph.out_edges(nodes, data=True)]:
-                attributes["latency_us"] += far_us
-        return graph
+    def _network_of(self, address: int) -> Any:
+        """The network as the process at this address sees it: where places change, by its own configuration."""
+        return self.network if self.epochs is None else self.epochs.port(address)
 
     def _hooks(self, checkers: tuple[type[Checker], ...]) -> None:
         self.checkers = [kind(self) for kind in checkers]
@@ -244,13 +217,32 @@ class Engine:
         self._on_ballot = overriding("balloted")
         self._on_ask = overriding("asked")
         self._on_promise = overriding("promised")
+        self._on_serve = overriding("served")
 
     # --- what processes and checkers see of it ---
+
+    def node_at(self, index: int) -> NodeProcess:
+        """The process of the node that has this place in `configuration`."""
+        if self.epochs is None:
+            return self.nodes[index]
+        return self.nodes[self.epochs.directory.address_in(self.configuration, index)]
 
     @property
     def now_us(self) -> int:
         """True time."""
         return self.world.now_us
+
+    @property
+    def hampered(self) -> bool:
+        """Whether a correct node is recovering what it joined and cannot end that: of the members before, too many had
+        lost their memory. It evicts nothing then, and does not count where others only lag."""
+        if self.keeps_state or self.phase == "faults":
+            return False
+        return any(node.joining is not None and not node.is_byzantine for node in self.moving)
+
+    def moves_since(self, client: int, time_us: int) -> int:
+        """How many times a client has gone over to another epoch since then."""
+        return sum(moved_us >= time_us for moved_us in self.clients[client].moved_us)
 
     @property
     def ops(self) -> list[Op]:
@@ -311,6 +303,11 @@ class Engine:
         for hook in self._on_commit:
             hook(node, request, reply)
 
+    def served(self, node: MovingNode, request: m.Request, reply: m.Reply) -> None:
+        """A node served a request, where epochs change."""
+        for hook in self._on_serve:
+            hook(node, request, reply)
+
     def took(self, node: NodeProcess, request: m.Put, reply: m.PutReply) -> None:
         """A node answered a put in mode primary."""
         for hook in self._on_take:
@@ -361,7 +358,7 @@ class Engine:
         if not self.world.stopped:
             self._heal()
         if not self.world.stopped:
-            self._final()
+            finale.play(self)
         if self.world.stuck:
             text = "time stands still: something wakes at one instant for ever"
             self.record.violations.append(Violation("progress", self.world.now_us, text))
@@ -444,6 +441,8 @@ class Engine:
             quiet_us += 7 * self.plan.op_time_us + 6 * self.plan.max_skew_us
         if "repair" in self.plan.features:
             quiet_us += REPAIR_ROUNDS * len(self.nodes) * (INTERVAL_US + PATIENCE_US)
+        if self.epochs is not None:
+            self.epochs.settle()
         if self.direct:
             self.world.run_until(self.world.now_us + QUIET_US)
             for hook in self._on_quiet:
@@ -451,73 +450,6 @@ class Engine:
         self.world.run_until(self.world.now_us + quiet_us)
         for hook in self._on_heal:
             hook()
-
-    def _final(self) -> None:
-        """Slot by slot: a write, then reads by two clients; and two more writes by others, one of them a race."""
-        self.phase = "final"
-        able = [c for c in self.clients if c.key is not None and c.key.public not in self.revoked]
-        for number, slot in enumerate(self.slots[:8]):
-            if self.plan.entries_max:
-                # A node full of what was written just now has no room, and nobody promised that it has.
-                self.world.run_until(self.world.now_us + 3 * self.plan.max_skew_us)
-            reader = self.clients[number % len(self.clients)]
-            self.wait_for_all([reader.start("read", slot, phase="final", full=True)])
-            for turn in range(2 if able else 0):
-                writer = able[(number + turn) % len(able)]
-                self.wait_for_all([writer.start("write", slot, phase="final")])
-                readers = {(number + turn + step) % len(self.clients) for step in (1, 2)}
-                self.wait_for_all([self.clients[r].start("read", slot, phase="final") for r in sorted(readers)])
-        end_of(self, able)
-        list_all(self)
-        # A write that begins a key anew takes eight messages one after another: too many for who is far.
-        near = [c for c in able if c.number or "far" not in self.plan.features]
-        for number in range(len(self.keys)):
-            self._final_of_key(number, near)
-        roomy = not self.plan.entries_max and not self.plan.promises_max
-        if self.keeps_state and roomy and able and not self.plan.byzantine:
-            # Where nobody forgot, nothing is in doubt, and where all answer, one that lags is in nobody's way: whoever
-            # comes alone gets through, whatever was left behind.
-            gap_us = 4 * self.plan.op_time_us + 8 * self.plan.max_skew_us
-            for number, slot in enumerate(self.exact_slots):
-                first = able[(number + 1) % len(able)].start_exact("set", slot, phase="healing")
-                self.wait_for_all([first])
-                if first.outcome != OK:
-                    # What is dead may be forgotten by some: until the others do so too, which was promised.
-                    self.world.run_until(self.world.now_us + gap_us)
-                for turn, word in enumerate(("set", "swap", "drop", "add")):
-                    client = able[(number + turn) % len(able)]
-                    self.wait_for_all([client.start_exact("read", slot, phase="final")])
-                    self.wait_for_all([client.start_exact(word, slot, phase="final")])
-        if len(able) > 1 and not self.plan.promises_max:
-            # All at once on one slot: everyone has to get through.
-            self.phase = "race"
-            self.wait_for_all([c.start("write", self.slots[0], phase="race") for c in able])
-            for kind, base in self.keys:
-                what = {"counter": "add 1", "siblings": "blind"}.get(kind, "put ")
-                texts = [f"{what}{i}" if what == "put " else what for i in range(len(near))]
-                self.wait_for_all(
-                    [c.start_keyed(text, kind, base, phase="race") for c, text in zip(near, texts, strict=True)]
-                )
-
-    def _final_of_key(self, number: int, able: list[ClientProcess]) -> None:
-        """A key: writes, a new time to live, its deletion, a write that begins it anew; and reads after each."""
-        kind, base = self.keys[number]
-        clients, count = self.clients, len(self.clients)
-        self.wait_for_all([clients[number % count].start_keyed("read", kind, base, phase="final")])
-        first = {"counter": "add 2", "siblings": "blind"}.get(kind, "put 1")
-        second = {"counter": "add -1", "siblings": "resolve"}.get(kind, "remove 1")
-        for turn, what in enumerate((first, second, "touch", "drop", first) if able else ()):
-            if self.plan.entries_max:
-                self.world.run_until(self.world.now_us + 3 * self.plan.max_skew_us)
-            writer = able[(number + turn) % len(able)]
-            if what == "resolve":
-                self.wait_for_all([writer.start_keyed("read", kind, base, phase="final")])
-            self.wait_for_all([writer.start_keyed(what, kind, base, phase="final")])
-            looks = ["read", "get 1" if kind in ("set", "map") else "read"]
-            readers = [clients[(number + turn + step) % count] for step in (1, 2)]
-            self.wait_for_all(
-                [r.start_keyed(look, kind, base, phase="final") for r, look in zip(readers, looks, strict=True)]
-            )
 
     def wait_for_all(self, ops: list[Op]) -> None:
         self.wait_for(lambda: all(op.outcome != PENDING for op in ops))
@@ -528,61 +460,13 @@ class Engine:
         while self.world.now_us < limit_us and not self.world.stopped and not is_done():
             self.world.run_until(self.world.now_us + 5_000)
 
-    # --- epochs ---
-
-    def revoke(self, which: int) -> None:
-        """Publish an epoch in which a writer is revoked, preferably one of the adversary's."""
-        if self.revoked:
-            return
-        evil = [w.key.public for w in self.writers]
-        able = [c.key.public for c in self.clients if c.key is not None]
-        writer = evil[which % len(evil)] if evil else able[which % len(able)]
-        following = revoking(self.configuration, writer)
-        self.revoked[writer] = 1 << 62
-        self.conspiracy.adopt(following)
-        draw = self.world.random("epoch")
-        now_us = self.world.now_us
-        seal_us = [0 if node.is_byzantine else draw.randrange(100_000) for node in self.nodes]
-        # Every group seals: wait for the q-th of each, which the (N - n + q)-th of all is at the latest.
-        enough = sorted(seal_us)[len(self.nodes) - self.configuration.n + self.configuration.q - 1]
-        active_us = [max(seal, enough) + draw.randrange(50_000) for seal in seal_us]
-        for node, seal, active in zip(self.nodes, seal_us, active_us, strict=True):
-            self.world.at(now_us + seal, self._seal, node)
-            self.world.at(now_us + active, self._activate, node, following)
-        known_us = now_us + sorted(active_us)[len(self.nodes) - self.configuration.n + self.configuration.q - 1]
-        self.world.at(known_us, self._known, writer)
-        for client in self.clients:
-            self.world.at(now_us + draw.randrange(300_000), self._adopt, client, following)
-        for evil_writer in self.writers:
-            evil_writer.configuration = following
-
-    def _seal(self, node: NodeProcess, _second: object) -> None:
-        node.sealed = True
-
-    def _activate(self, node: NodeProcess, following: Configuration) -> None:
-        node.configuration = following
-        node.chain.append(following)
-        node.sealed = False
-        activate(node.node, following)
-        node.store()
-        if not node.down:
-            node.begin_repair()
-        if isinstance(node, ByzantineNode):
-            node.adopt_twin()
-
-    def _known(self, writer: bytes, _second: object) -> None:
-        self.revoked[writer] = self.world.now_us
-
-    def _adopt(self, client: ClientProcess, following: Configuration) -> None:
-        client.adopt(following)
-        self.configuration = following
-
     # --- the end ---
 
     def _final_state(self) -> list[Any]:
         return [
             (
-                process.index,
+                process.number,
+                *((process.configuration.epoch,) if self.epochs is not None else ()),
                 process.down,
                 sorted((slot, held.digest) for slot, held in process.node.slots),
                 [shard.floor_us for shard in process.node.slots.shards],

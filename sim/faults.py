@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from quorumcache.core.model import stamp_time
 from sim.record import OK, Op
+from sim.revoking import revoke
 
 if TYPE_CHECKING:
     from sim.engine import Engine
@@ -43,6 +44,8 @@ class Faults:
         engine = self._engine
         _, kind, target, duration_us, choice = engine.plan.faults[number]
         world, network = engine.world, engine.network
+        if engine.epochs is not None and kind in ("crash", "wipe", "slow", "clock_step"):
+            target = choice % len(engine.nodes)  # Of those that joined, too.
         draw = random.Random(choice)
         end_us = world.now_us + duration_us
         detail = f"for {duration_us / 1000:.1f} ms"
@@ -86,8 +89,12 @@ class Faults:
             self._roll(order, 0)
             detail = "of " + ", ".join(map(str, order))
         elif kind == "revoke":
-            engine.revoke(choice)
+            revoke(engine, choice)
             detail = ""
+        elif kind == "epoch":
+            if engine.epochs is None:
+                return
+            detail = engine.epochs.order(choice)
         engine.record.faults.append((world.now_us, kind, target, detail))
 
     def ended(self, op: Op) -> None:
@@ -109,7 +116,7 @@ class Faults:
     def _pairs(self, draw: random.Random, *, one_way: bool) -> Pairs:
         """Directed edges to cut: between two sides, or a few at random."""
         processes = list(self._engine.graph.nodes)
-        nodes = self._engine.config.nodes
+        nodes = len(self._engine.nodes)
         if one_way:
             count = draw.choice((1, 2, len(processes)))
             return [(draw.choice(processes), draw.choice(processes)) for _ in range(count)]
@@ -144,7 +151,7 @@ class Faults:
             return
         node = engine.nodes[order[turn]]
         node.forget()
-        engine.world.at(engine.now_us + ROLLING_DOWN_US, self._restart, node.index, node.restart_count)
+        engine.world.at(engine.now_us + ROLLING_DOWN_US, self._restart, node.number, node.restart_count)
         engine.world.at(engine.now_us + ROLLING_DOWN_US + ROLLING_LOOK_US, self._roll, order, turn + 1)
 
     def _quicken(self, target: int, _second: object) -> None:

@@ -36,6 +36,10 @@ class KeyedClient:
         self._writing: set[bytes] = set()
         self._signed: dict[bytes, bytes] = {}  # slot and stamp -> header
 
+    def go_on(self, core: Coordinator) -> None:
+        """The client's core is another one from now on, which goes on with all that is under way."""
+        self._core = core
+
     # --- beginning ---
 
     def plan(self, what: str, kind: str, base: bytes, number: int, client: int) -> tuple[str, bytes, bytes, int]:

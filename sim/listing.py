@@ -14,12 +14,13 @@ from quorumcache.core.outcome import Failed, Listed, Outcome
 from sim.record import OK
 
 if TYPE_CHECKING:
+    from sim.clients import ClientProcess
     from sim.engine import Engine
-    from sim.processes import ClientProcess
 
 NAME: Final = "listing"
 _NAMESPACE: Final = b"sim"
 _PARTS_MAX: Final = 200
+_MOVES_MAX: Final = 3
 #: Keys asked for at a time. With many, what is in doubt is judged at once; with few, everybody is waited for.
 _COUNTS: Final = (1, 2, 100, 100, 100, 100)
 
@@ -46,6 +47,7 @@ def _list_once(engine: Engine, client: ClientProcess, count: int) -> None:
     configuration = engine.configuration
     listed: list[bytes] = []
     starts = [m.Position(shards[0]) for shards in configuration.shards_of_groups.values()]
+    moves = 0
     for _ in range(_PARTS_MAX):
         if not starts or engine.world.stopped:
             break
@@ -53,6 +55,12 @@ def _list_once(engine: Engine, client: ClientProcess, count: int) -> None:
         client.list_part(_NAMESPACE, starts[0], count, part)
         engine.wait_for(lambda part=part: part.outcome is not None)  # type: ignore[misc]
         outcome = part.outcome
+        if isinstance(outcome, Failed) and "list again" in outcome.detail and moves < _MOVES_MAX:
+            # The client went over to another epoch meanwhile.
+            moves += 1
+            listed.clear()
+            starts = [m.Position(shards[0]) for shards in configuration.shards_of_groups.values()]
+            continue
         if not isinstance(outcome, Listed):
             detail = outcome.detail if isinstance(outcome, Failed) else "it never ended"
             engine.fail(NAME, f"a part of a listing failed in peace: {detail}")

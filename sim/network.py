@@ -77,6 +77,8 @@ def graph_of(topology: str, places: Sequence[str], **edge: float) -> nx.DiGraph:
     return graph
 
 
+#: Messages about epochs.
+_APART: Final = frozenset((m.Follow, m.FollowReply, m.SealEpoch, m.SealReply))
 Link = tuple[int, int, float, float, float, int, int]
 
 
@@ -86,6 +88,7 @@ class Network:
     def __init__(self, world: World, graph: nx.DiGraph, record: Record, *, wire: bool) -> None:
         self._world = world
         self._random = world.random("network").random
+        self._random_apart = world.random("network apart").random
         self._wire = wire
         self._record = record
         self.graph = graph
@@ -158,7 +161,8 @@ class Network:
         now_us = self._world.now_us
         pair = (source, target)
         latency_us, jitter_us, loss, duplication, reordering, late_us, bandwidth = self._links[pair]
-        draw = self._random
+        # Whoever hears from a liar that an epoch has ended asks: what becomes of the rest does not change by that.
+        draw = self._random_apart if type(message) in _APART else self._random
         if (self._cut and pair in self._cut) or (loss and draw() < loss):
             self._record.message(now_us, 0, source, target, KIND_OF[type(message)], message.id)
             return

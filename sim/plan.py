@@ -53,9 +53,17 @@ EXACT: Final = 2000
 DIRECT: Final = 3000
 _TYPES_CHANCE: Final = 0.5
 _UPKEEP_CHANCE: Final = {"large": 0.25, "repair": 0.3, "cold": 0.3, "rolling": 0.1, "exact": 0.3, "primary": 0.2}
+_EPOCHS_CHANCE: Final = 0.25
+#: What epochs do not go with: no locks are carried, no values from a disk, and two kinds of epochs are one too many.
+_NO_EPOCHS: Final = ("cold", "exact", "revoke")
+#: How many nodes there are that epochs may have join.
+SPARES: Final = 3
+_ORDER_US: Final = 500_000
 _TYPES: Final = ("set", "map", "counter", "siblings")
 _FAULTS: Final = ("partition", "one_way", "crash", "wipe", "slow", "clock_step", "client_crash", "ambush")
-_HINDERING: Final = ("loss", "lateness", "partition", "one_way", "crash", "wipe", "slow", "revoke", "ambush", "rolling")
+_HINDERING: Final = (
+    *("loss", "lateness", "partition", "one_way", "crash", "wipe", "slow", "revoke", "ambush", "rolling", "epochs"),
+)
 _LOSING: Final = ("partition", "one_way", "crash", "wipe", "slow", "revoke", "ambush", "evict", "few_promises")
 _DISTURBING: Final = (*_HINDERING, "evict", "expire")
 
@@ -102,6 +110,8 @@ class Plan(msgspec.Struct, frozen=True):
     #: How many keys are in mode primary, and how many nodes a write of theirs has to reach.
     direct_keys: int = 0
     direct_ack: int = 1
+    #: How many nodes there are beyond those that the run begins with.
+    spares: int = 0
 
 
 def calm(plan: Plan) -> bool:
@@ -120,7 +130,7 @@ def reachable(plan: Plan) -> bool:
 
 def compares(plan: Plan) -> bool:
     """Whether nodes compare themselves with peers, and end with the same: where they have room, and drop nothing."""
-    return "repair" in plan.features and not any(name in plan.features for name in ("evict", "revoke"))
+    return "repair" in plan.features and not any(name in plan.features for name in ("evict", "revoke", "epochs"))
 
 
 def keeps_state(plan: Plan) -> bool:
@@ -131,19 +141,28 @@ def keeps_state(plan: Plan) -> bool:
 def lossless(plan: Plan) -> bool:
     """Whether no more happens to nodes than a rolling restart, and nobody lies."""
     quiet = not plan.byzantine and not plan.byzantine_writers and not plan.drama
+    quiet = quiet and not ("epochs" in plan.features and "rolling" in plan.features)
     return quiet and not any(name in plan.features for name in (*_LOSING, "delete", "expire", "lull"))
 
 
 def _with(features: tuple[str, ...], also: tuple[str, ...]) -> tuple[str, ...]:
     """These features and those, without what the latter exclude (below)."""
-    gone = {"primary": ("evict",), "exact": ("revoke", "types"), "revoke": ("exact",), "types": ("exact",)}
-    gone["evict"] = ("primary",)
+    gone: dict[str, tuple[str, ...]] = {
+        "primary": ("evict",),
+        "exact": ("revoke", "types"),
+        "revoke": ("exact",),
+        "types": ("exact",),
+    }
+    gone |= {"evict": ("primary",), "epochs": _NO_EPOCHS, "cold": ("epochs",)}
+    gone["exact"] += ("epochs",)
+    gone["revoke"] += ("epochs",)
     excluded = {name for one in also for name in gone.get(one, ())}.difference(also)
     return tuple(name for name in FEATURES if (name in features and name not in excluded) or name in also)
 
 
 def plan_of(config: SimConfig, seed: int) -> Plan:
     """The plan that this seed gives under this configuration."""
+    from sim.adversary.epochlies import EPOCH_LIES
     from sim.adversary.exact import EXACT_LIES, EXACT_SCHEMES
     from sim.adversary.keylies import KEY_LIES
     from sim.adversary.keyschemes import KEY_SCHEMES
@@ -161,6 +180,8 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         features = tuple(name for name in FEATURES if name in config.features)
         if "revoke" in features:
             features = tuple(name for name in features if name != "exact")  # Epochs leave it out (protocol 17).
+        if "epochs" in features:
+            features = tuple(name for name in features if name not in _NO_EPOCHS)
         calm = not any(name in features for name in _DISTURBING)
     else:
         calm = draw.random() < 0.2
@@ -180,6 +201,8 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
             if random.Random(f"{seed} {name} or not").random() < _UPKEEP_CHANCE.get(name, 0.0)
             and not (calm and name in _DISTURBING)
         )
+        if not calm and random.Random(f"{seed} epochs or not").random() < _EPOCHS_CHANCE:
+            features += ("epochs",) if not any(name in features for name in _NO_EPOCHS) else ()
         if config.also:
             features, calm = _with(features, config.also), calm and not any(n in _DISTURBING for n in config.also)
         if "evict" in features:
@@ -188,6 +211,8 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         if "revoke" in features or "types" in features:
             # Groups stay as they are (protocol 17); and a plan is about the ones or the others.
             features = tuple(name for name in features if name != "exact")
+    if drama:
+        features = tuple(name for name in features if name != "epochs")  # Its nodes keep their places.
     topology = config.topology or draw.choices(("rack", "zones"), (3, 1))[0]
     wide = topology == "regions"
     op_time_us = 1000 * (config.op_time_ms or (3000 if wide else 500))
@@ -223,6 +248,19 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         span_us += 4 * (op_time_us + 2_000 * config.max_skew_ms)
     if "rolling" in features:
         span_us += config.nodes * (3 * op_time_us + 200_000)  # Each waits 2 op_time until it asks for what it had.
+    orders, spares = 0, 0
+    if "epochs" in features:
+        # From a stream of its own, as below.
+        changing = random.Random(f"{seed} epochs")
+        orders, spares = changing.choice((1, 1, 2, 3)), SPARES
+        span_us += _ORDER_US * orders
+        evil = tuple(number for number in range(config.nodes, config.nodes + spares) if changing.random() < 0.3)
+        evil = evil if config.byzantine_nodes is None and config.f else ()
+        byzantine += evil
+        lies += tuple(_some(changing, tuple(LIES)) if config.lies is None else config.lies for _ in evil)
+        lie_percent += tuple(changing.choice((100, 100, 60, 30)) for _ in evil)
+        if config.lies is None:
+            lies = tuple((*some, *_some(changing, tuple(EPOCH_LIES))) for some in lies)
     pace = msgspec.structs.replace(pace, think_us=think_us)
     types: tuple[str, ...] = ()
     if "types" in features:
@@ -271,7 +309,7 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         promises_max=draw.choice((3, 6, 12)) if "few_promises" in features else 0,
         span_us=span_us,
         steps=_timed(steps, pace),
-        faults=_faults(draw, config, features, span_us, op_time_us),
+        faults=tuple(sorted(_faults(draw, config, features, span_us, op_time_us) + _orders(seed, orders, span_us))),
         pace=pace,
         later=config.operations - first,
         drama=drama,
@@ -279,6 +317,7 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         exact=exact,
         direct_keys=direct_keys,
         direct_ack=direct_ack,
+        spares=spares,
     )
 
 
@@ -383,6 +422,12 @@ def _direct(draw: random.Random, steps: tuple[Step, ...], keys: int, features: t
             mixed.append((kind, DIRECT + draw.randrange(keys), ttl_us, draw.random() < 0.2))
         turned.append((client, lane, wait, tuple(mixed)))
     return tuple(turned)
+
+
+def _orders(seed: int, count: int, span_us: int) -> tuple[FaultPlan, ...]:
+    """When administrators order an epoch."""
+    draw = random.Random(f"{seed} orders")
+    return tuple((draw.randrange(span_us // 10, span_us), "epoch", 0, 0, draw.getrandbits(30)) for _ in range(count))
 
 
 def _faults(

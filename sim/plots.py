@@ -98,8 +98,8 @@ def messages(
     table = tables.messages_of(found, trace, operation)
     if len(table) > _MESSAGES_MAX:
         raise BadSetting(f"operation {operation} has {len(table)} messages, more than the {_MESSAGES_MAX} of a picture")
-    ax = _axes(ax, 9, 1.2 + 0.45 * (found.config.nodes + 1))
-    names = [f"client {op.client}", *(f"node {i}" for i in range(found.config.nodes))]
+    ax = _axes(ax, 9, 1.2 + 0.45 * (found.config.nodes + found.plan.spares + 1))
+    names = [f"client {op.client}", *(f"node {i}" for i in range(found.config.nodes + found.plan.spares))]
     at = {name: -row for row, name in enumerate(names)}
     table = table.assign(sent_ms=(table["sent_us"] - start_us) / 1000)
     arrived = (table["arrived_us"].astype("float64") - start_us) / 1000
@@ -176,7 +176,7 @@ def topology(found: Run, ax: Axes | None = None) -> Axes:
     labels = {(a, b): f"{ms:g} ms" for a, b, ms in places.edges(data="ms")}
     nx.draw_networkx_edge_labels(places, spots, labels, ax=ax, font_size=8)
     for place, processes in where.items():
-        nodes = [p for p in processes if p < found.config.nodes]
+        nodes = [p for p in processes if p < found.config.nodes + found.plan.spares]
         others = len(processes) - len(nodes)
         names = ", ".join(f"n{p}*" if p in found.plan.byzantine else f"n{p}" for p in nodes)
         text = "\n".join((place, names, f"{others} clients" if others else "")).rstrip()

@@ -42,6 +42,7 @@ FEATURES: Final = (
     "cold",  # nodes have values on disk, and few of them in memory
     "exact",  # beside registers, keys that are written by compare-and-set alone
     "rolling",  # all nodes lose their memory, one after another, each once those before have recovered
+    "epochs",  # administrators order new epochs, and nodes and clients go over to them by themselves
     "primary",  # beside registers of quorums, keys of a namespace in mode primary
 )
 
@@ -85,6 +86,7 @@ class SimConfig:
     messages_max: int = 500_000
 
     def __post_init__(self) -> None:
+        from sim.adversary.epochlies import EPOCH_LIES
         from sim.adversary.exact import EXACT_LIES, EXACT_SCHEMES
         from sim.adversary.keylies import KEY_LIES
         from sim.adversary.keyschemes import KEY_SCHEMES
@@ -129,7 +131,7 @@ class SimConfig:
         for name, known in (
             ("features", FEATURES),
             ("also", FEATURES),
-            ("lies", (*LIES, *KEY_LIES, *EXACT_LIES)),
+            ("lies", (*LIES, *KEY_LIES, *EXACT_LIES, *EPOCH_LIES)),
             ("schemes", (*SCHEMES, *KEY_SCHEMES, *EXACT_SCHEMES)),
         ):
             for item in getattr(self, name) or ():

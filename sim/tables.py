@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from sim.tracing import Lie, Trace
 
 #: Faults that are over as soon as they happen.
-_INSTANT = ("clock_step", "client_crash", "revoke", "cut", "mend", "hold", "release")
+_INSTANT = ("clock_step", "client_crash", "revoke", "epoch", "cut", "mend", "hold", "release")
 #: Faults that are no single process's.
-_NOBODYS = ("revoke", "partition", "one_way", "cut", "mend", "hold", "release")
+_NOBODYS = ("revoke", "epoch", "partition", "one_way", "cut", "mend", "hold", "release")
 
 
 def pandas() -> Any:
@@ -36,7 +36,7 @@ def pandas() -> Any:
 
 def process_name(found: Run, process: int) -> str:
     """What a process is called in tables and pictures: "node 0", "client 2", "adversary 0" (a Byzantine writer)."""
-    nodes, clients = found.config.nodes, found.config.clients
+    nodes, clients = found.config.nodes + found.plan.spares, found.config.clients
     if process < nodes:
         return f"node {process}"
     if process < nodes + clients:
@@ -60,7 +60,7 @@ def ops(found: Run) -> pd.DataFrame:
                 op.phase,
                 op.kind,
                 namespace.decode(),
-                key.decode(),
+                key.decode(errors="backslashreplace"),  # A liar may have listed it.
                 field.decode(errors="backslashreplace"),
                 op.value.decode(errors="replace"),
                 op.stamp.hex(),
@@ -120,7 +120,7 @@ def states(found: Run) -> pd.DataFrame:
     pd = pandas()
     end_us = found.end_us - found.start_us
     rows = []
-    for node in range(found.config.nodes):
+    for node in range(found.config.nodes + found.plan.spares):
         since_us, state = 0, "active"
         for time_us, changed, following in found.states:
             if changed == node:
@@ -176,7 +176,7 @@ def summary(found: Run) -> dict[str, Any]:
 def messages_of(found: Run, trace: Trace, operation: int) -> pd.DataFrame:
     """The messages of an operation: those that its client exchanged about its slot while it lasted."""
     op = found.op(operation)
-    address = found.config.nodes + op.client
+    address = found.config.nodes + found.plan.spares + op.client
     end_us = found.end_us if op.end_us is None else op.end_us
     asked = {number for (sender, number), slots in trace.slots.items() if sender == address and op.slot in slots}
     told = {(lie.node, lie.target, lie.id): lie for lie in trace.lies if lie.target == address}

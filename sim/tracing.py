@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from quorumcache.core import messages as m
 from quorumcache.core.model import header_slot
 from sim.adversary import nodes as liars
+from sim.adversary.epochlies import EPOCH_LIES
 from sim.adversary.exact import EXACT_LIES
 from sim.adversary.keylies import KEY_LIES
 from sim.adversary.nodes import ByzantineNode
@@ -82,7 +83,7 @@ def _slots_of(message: m.Request) -> Iterable[bytes]:
 @contextmanager
 def _watched(engine: Engine, lies: list[Lie]) -> Iterator[None]:
     """Note the lies that this engine's nodes tell; other engines' are told as ever."""
-    plain = {**liars.LIES, **KEY_LIES, **EXACT_LIES, **liars.ROLES}
+    plain = {**liars.LIES, **KEY_LIES, **EXACT_LIES, **EPOCH_LIES, **liars.ROLES}
 
     def watching(name: str, lie: liars.Lie) -> Callable[..., m.Reply | None]:
         def told(node: ByzantineNode, source: int, request: m.Request, honest: m.Reply) -> m.Reply | None:
@@ -91,12 +92,12 @@ def _watched(engine: Engine, lies: list[Lie]) -> Iterator[None]:
                 effect = _effect(node, honest, answer)
                 if effect:
                     kind = type(request).__name__
-                    lies.append(Lie(engine.now_us, node.index, source, name, kind, request.id, effect))
+                    lies.append(Lie(engine.now_us, node.number, source, name, kind, request.id, effect))
             return answer
 
         return told
 
-    catalogues: tuple[dict[str, Any], ...] = (liars.LIES, KEY_LIES, EXACT_LIES, liars.ROLES)
+    catalogues: tuple[dict[str, Any], ...] = (liars.LIES, KEY_LIES, EXACT_LIES, EPOCH_LIES, liars.ROLES)
     for known in catalogues:
         known.update({name: watching(name, plain[name]) for name in known})
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from quorumcache.core import merkle
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier, grant_string, intent_string
-from quorumcache.core.config import Configuration
+from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.model import (
     Certificate,
     Entry,
@@ -96,15 +96,23 @@ class Conspiracy:
         self.chain = [configuration]
         self._verify = verify
         self.verifier = Verifier(verify, self.chain)
-        self.node_keys: dict[int, Key] = {}
+        self.node_keys: dict[bytes, Key] = {}
         self.entries: dict[bytes, list[Entry]] = {}
         self.values: dict[bytes, None] = {}
         #: Slot -> locks of compare-and-set that it has seen or made.
         self.locks: dict[bytes, list[m.Locked]] = {}
         #: Slot -> what others proposed there, as its nodes were asked to vote for it.
         self.asked: dict[bytes, list[m.Vote]] = {}
+        #: What administrators signed, by the digest of the configuration that it follows.
+        self.successors: dict[bytes, SignedConfiguration] = {}
         #: Headers that its writers signed: checkers take values read from these for theirs.
         self.signed: set[bytes] = set()
+
+    def hear_of(self, successor: SignedConfiguration) -> None:
+        """A successor was signed: what is certified under it can be told from what is not."""
+        after = successor.configuration
+        self.successors[after.previous or b""] = successor
+        self.verifier.chain[after.digest] = after
 
     def adopt(self, configuration: Configuration) -> None:
         """A new epoch was published."""
@@ -118,7 +126,7 @@ class Conspiracy:
         bitmap = full_bitmap(len(proposal.headers))
         message = grant_string(configuration.digest, proposal.group.id, proposal.root, bitmap)
         for node in proposal.group.members:
-            key = self.node_keys.get(node)
+            key = self.node_keys.get(configuration.nodes[node].key)
             if key is not None:
                 proposal.grants[node] = Grant(node, bitmap, key.sign(message))
 

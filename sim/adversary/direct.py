@@ -188,7 +188,8 @@ class DirectLiar:
         root = merkle.root_of(leaves)
         certificate = Certificate(put.configuration, put.group, root, len(put.headers), put.writer, put.signature, ())
         items = [m.Item(i, header, put.salted[i]) for i, header in enumerate(put.headers)]
-        for peer in node.configuration.groups[put.group].members:
+        group = node.configuration.groups.get(put.group)
+        for peer in () if group is None else group.members:
             if peer != node.index and draw.random() < 0.6:
                 bundle = m.Bundle(certificate, leaves, items)
                 node.network.send(

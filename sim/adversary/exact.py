@@ -173,7 +173,8 @@ class ExactProposal:
         string = exact_grant_string if grant else vote_string
         message = string(self.configuration.digest, self.group.id, self.root, ballot)
         keys = self.writer.conspiracy.node_keys
-        return {node: Grant(node, _BITMAP, keys[node].sign(message)) for node in self.group.members if node in keys}
+        found = {node: keys.get(self.configuration.nodes[node].key) for node in self.group.members}
+        return {node: Grant(node, _BITMAP, key.sign(message)) for node, key in found.items() if key is not None}
 
     def _send(self, request: m.Request, nodes: list[int]) -> None:
         for node in nodes:

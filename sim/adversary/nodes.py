@@ -33,6 +33,7 @@ from quorumcache.core.settle import commit_of
 from sim.adversary import repairs
 from sim.adversary.conspiracy import Conspiracy, Proposal, header_for
 from sim.adversary.direct import DirectLiar
+from sim.adversary.epochlies import EPOCH_LIES
 from sim.adversary.exact import EXACT_LIES
 from sim.adversary.keylies import KEY_LIES
 from sim.adversary.listings import lie_of
@@ -62,7 +63,7 @@ class ByzantineNode(NodeProcess):
         self._twin: Node = self._without_journal()
         self._foreign: dict[int, tuple[m.Prepare, dict[int, Grant]]] = {}
         self._next_id = self.draw.getrandbits(62)
-        conspiracy.node_keys[self.index] = self.key
+        conspiracy.node_keys[self.key.public] = self.key
         self.world.at(self.world.now_us + self.draw.randrange(TICK_US), self._act)
 
     def adopt_twin(self) -> None:
@@ -96,24 +97,24 @@ class ByzantineNode(NodeProcess):
         elif type(message) is m.Prepare and "complete" in self.lies:
             self._gather(message)
         clock_us = self.clock.read_us()
-        node = self.node
-        if "twins" in self.lies and source in self.victims:
-            node = self._twin
-        reply: m.Reply | None = node.handle(message, clock_us)
+        is_twin = "twins" in self.lies and source in self.victims
+        reply: m.Reply | None = (
+            self._twin.handle(message, clock_us) if is_twin else self.answer(source, message, clock_us)
+        )
         assert reply is not None
         self.late_us = 0
         if self.role is not None and type(reply) is not m.Reject and self.role.concerns(self, message):
             reply = ROLES[SCRIPTED](self, source, message, reply)
         elif self.lies and type(reply) is not m.Reject and self.draw.randrange(100) < self.percent:
             name = self.draw.choice(self.lies)
-            reply = (LIES.get(name) or KEY_LIES.get(name) or EXACT_LIES[name])(self, source, message, reply)
+            reply = lie_named(name)(self, source, message, reply)
         if isinstance(message, m.Scan) and isinstance(reply, m.ScanReply):
             reply = lie_of(self.world.random(f"listing {self.index} {message.id}"), self.configuration, message, reply)
         if isinstance(message, m.ShardSums | m.ShardList) or (
             isinstance(message, m.ReadFull) and source < len(self.configuration.nodes)
         ):
             draw = self.world.random(f"repair {self.index} {message.id}")
-            honest = node.handle(message, clock_us)
+            honest = self._twin.handle(message, clock_us) if is_twin else self.answer(source, message, clock_us)
             reply = repairs.lie_of(
                 draw, self.conspiracy, self.configuration, message, honest, lambda slot: _fabricate(self, slot)
             )
@@ -501,6 +502,11 @@ LIES: Final[dict[str, Lie]] = {
     "complete": _complete,
     "no_commits": _no_commits,
 }
+
+
+def lie_named(name: str) -> Lie:
+    """The lie of this name, of any kind."""
+    return LIES.get(name) or KEY_LIES.get(name) or EPOCH_LIES.get(name) or EXACT_LIES[name]
 
 
 def powers() -> dict[str, str]:

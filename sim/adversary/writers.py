@@ -15,7 +15,7 @@ import msgspec
 
 from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration
-from quorumcache.core.model import DELETE, PUT, Grant
+from quorumcache.core.model import DELETE, PUT, Grant, header_slot
 from sim.adversary.conspiracy import Conspiracy, Proposal, header_for
 from sim.adversary.exact import EXACT_SCHEMES, ExactProposal
 from sim.adversary.keyschemes import KEY_SCHEMES
@@ -85,7 +85,9 @@ class ByzantineWriter:
     # --- what schemes are made of ---
 
     def members(self, proposal: Proposal) -> list[int]:
-        """The nodes of a proposal's group."""
+        """The nodes of a proposal's group, as it is now."""
+        if proposal.configuration is not self.configuration:
+            return list(self.configuration.group_of(header_slot(proposal.headers[0])).members)
         return list(proposal.group.members)
 
     def some(self, nodes: list[int], least: int = 1) -> list[int]:

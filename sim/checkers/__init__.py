@@ -27,6 +27,7 @@ from sim.checkers.lasting import Lasting
 from sim.checkers.linearizability import Linearizability
 from sim.checkers.liveness import Liveness
 from sim.checkers.merged import Counters, HonestVectors, ShownSiblings
+from sim.checkers.oneepoch import OneEpoch
 from sim.checkers.ranks import FreshKeys
 from sim.checkers.revocation import Revocation
 from sim.checkers.signatures import NoProofPossible
@@ -41,6 +42,7 @@ ALL: Final[tuple[type[Checker], ...]] = (
     Floors,
     Liveness,
     Convergence,
+    OneEpoch,
     NoFalseAccusation,
     NoProofPossible,
     Linearizability,

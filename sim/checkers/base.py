@@ -14,6 +14,7 @@ from sim.keyed import named
 from sim.record import Op
 
 if TYPE_CHECKING:
+    from sim.moving import MovingNode
     from sim.processes import NodeProcess
 
 Report = Callable[[str, str], None]
@@ -31,6 +32,10 @@ class View(Protocol):
     authentic: dict[bytes, list[Op]]
     #: Writers revoked, and since when (true microseconds) enough nodes know.
     revoked: dict[bytes, int]
+    #: Writers revoked or retired, and since when (true microseconds) an epoch has begun that says so.
+    retired: dict[bytes, int]
+    #: Writers that an epoch has barred from writing, or is about to.
+    barred: set[bytes]
     #: All correct nodes can be reached, at once and throughout.
     reachable: bool
     #: Nodes compare themselves with their peers, and had room for all that they found.
@@ -53,6 +58,16 @@ class View(Protocol):
     @property
     def now_us(self) -> int:
         """True time."""
+
+    @property
+    def hampered(self) -> bool:
+        """Whether a correct node cannot end the recovery of what it joined, as others lost their memory before."""
+
+    def node_at(self, index: int) -> NodeProcess:
+        """The process of the node that has this place in `configuration`."""
+
+    def moves_since(self, client: int, time_us: int) -> int:
+        """How many times a client has gone over to another epoch since then."""
 
     def must_be_whole(self, op: Op) -> bool:
         """Whether nothing that an operation's key may have met excuses a miss, or the end of a generation."""
@@ -93,6 +108,9 @@ class Checker:
 
     def committed(self, node: NodeProcess, request: m.Commit, reply: m.CommitReply) -> None:
         """A correct node answered a commit whose certificates it found valid."""
+
+    def served(self, node: MovingNode, request: m.Request, reply: m.Reply) -> None:
+        """Where epochs change: a correct node answered a request, and not with a rejection."""
 
     def took(self, node: NodeProcess, request: m.Put, reply: m.PutReply) -> None:
         """A node, correct or not, answered a put in mode primary; a liar's reply is what an honest one would be."""

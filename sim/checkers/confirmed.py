@@ -30,7 +30,7 @@ class Confirmed(Checker):
         headers = [item.header for bundle in request.bundles for item in bundle.items]
         for header, code in zip(headers, reply.codes, strict=True):
             if code == m.OK and header in self.view.authentic:
-                self.takers.setdefault(header, set()).add(node.index)
+                self.takers.setdefault(header, set()).add(node.number)
 
     def ended(self, op: Op) -> None:
         """Enough of them for what was just written?"""
@@ -41,7 +41,9 @@ class Confirmed(Checker):
             return
         configuration = self.view.configuration
         members = configuration.group_of(header_slot(raw)).members
-        liars = sum(self.view.nodes[i].is_byzantine for i in members)
+        liars = sum(self.view.node_at(i).is_byzantine for i in members)
+        if "epochs" in self.view.features:
+            liars = configuration.f  # It may be complete in an epoch that others were part of.
         takers = self.takers.get(raw, set())
         if len(takers) < configuration.q - liars:
             what = "deletion" if raw[2] == DELETE else "value"

@@ -20,7 +20,7 @@ class Convergence(Checker):
 
     def ended(self, op: Op) -> None:
         """In the final phase, a read returns what was written last."""
-        if op.phase != "final":
+        if op.phase != "final" or self.view.hampered:
             return
         if op.kind != "read":
             self.last[op.slot] = op

@@ -42,16 +42,16 @@ class DirectDurability(Checker):
         if op.outcome != OK or lost is None or "evict" in self.view.features or self.view.revoked:
             return
         members = self.view.configuration.group_of(op.slot).members
-        nodes = [self.view.nodes[i] for i in members]
+        nodes = [self.view.node_at(i) for i in members]
         liars = sum(node.is_byzantine for node in nodes)
         correct = [node for node in nodes if not node.is_byzantine]
         holders = [node for node in correct if holds(node, op)]
-        gone = sum(node not in holders and node.lost_count > lost[node.index] for node in correct)
+        gone = sum(node not in holders and node.lost_count > lost[node.number] for node in correct)
         ack = max(info.ack for info in self.view.configuration.namespaces)
         if not self._is_mortal(op.slot):
             if len(holders) + gone + liars < ack:
                 self.fail(f"{told(op)} was acknowledged for {ack} nodes; of correct ones, {len(holders)} hold it")
-            self._kept.append((op, [(node.index, node.lost_count) for node in holders]))
+            self._kept.append((op, [(node.number, node.lost_count) for node in holders]))
 
     def healed(self) -> None:
         """Who held it holds it still, or what is higher."""

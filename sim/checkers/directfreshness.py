@@ -54,8 +54,8 @@ class DirectFreshness(Checker):
         order = configuration.order_of_shard(configuration.shard_of(op.slot))
         ack = max(info.ack for info in configuration.namespaces)
         if ack == 1:
-            return not view.nodes[order[0]].is_byzantine
-        return not any(view.nodes[i].is_byzantine for i in order)
+            return not view.node_at(order[0]).is_byzantine
+        return not any(view.node_at(i).is_byzantine for i in order)
 
     def _may_come_back(self, op: Op) -> bool:
         """Whether it is older than what was deleted: once tombstones are gone, whoever kept it can bring it back."""

@@ -48,7 +48,7 @@ class DirectInStep(Checker):
             if slot in self._mortal:
                 continue
             for index in self.view.configuration.group_of(slot).members:
-                node = self.view.nodes[index]
+                node = self.view.node_at(index)
                 held = node.node.slots.current.get(slot)
                 if not node.is_byzantine and (held is None or _order(held) < _order(highest)):
                     what = "nothing" if held is None else "something lower"

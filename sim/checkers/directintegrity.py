@@ -1,7 +1,8 @@
 """Integrity in mode primary (protocol 10): a read returns only what an authorised writer signed for the slot, whoever
 lies; and no value of a write that failed for certain.
 
-A value may be seen under two stamps, where its write was refused once and sent again.
+A value may be seen under two stamps, where its write was refused once and sent again. And what a retired writer signed
+nobody can tell from what it signed before: a liar may show what the others denied.
 """
 
 from __future__ import annotations
@@ -49,13 +50,13 @@ class DirectIntegrity(Checker):
             return False
         if held.header in self.view.evil_headers:
             return False
-        self.fail(f"node {node.index} holds in {slot[-8:]!r} what its writer never signed: {held.salted[16:]!r}")
+        self.fail(f"node {node.number} holds in {slot[-8:]!r} what its writer never signed: {held.salted[16:]!r}")
         return True
 
     def ended(self, op: Op) -> None:
         """Compare a read with who wrote; a failed write with who read."""
         if op.kind != "read":
-            if op.outcome == FAILED and op.value and op.value in self.read:
+            if op.outcome == FAILED and op.value in self.read and op.writer not in self.view.barred:
                 self.fail(f"{told(op)} failed for certain, but {told(self.read[op.value])} returned its value")
             return
         if op.outcome != OK:
@@ -71,7 +72,7 @@ class DirectIntegrity(Checker):
         self.read.setdefault(op.value, op)
         if write.slot != op.slot or write.writer != op.writer:
             self.fail(f"{told(op)} returned a value of another slot, or under another writer's name: {told(write)}")
-        elif write.outcome == FAILED:
+        elif write.outcome == FAILED and write.writer not in self.view.barred:
             self.fail(f"{told(op)} returned the value of a write that failed for certain: {told(write)}")
         elif op.expires_at_us and op.expires_at_us + 2 * self.view.max_skew_us + self.view.op_time_us < op.start_us:
             self.fail(f"{told(op)} returned a value that had expired at {op.expires_at_us}")

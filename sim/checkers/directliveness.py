@@ -19,7 +19,8 @@ class DirectLiveness(Checker):
     def ended(self, op: Op) -> None:
         """Was it in time? After the healing, and where nothing was in the way: did it succeed?"""
         assert op.end_us is not None
-        limit_us = self.view.op_time_us * (1 if op.kind == "read" else 2)
+        begun = 1 + self.view.moves_since(op.client, op.start_us)
+        limit_us = begun * self.view.op_time_us * (1 if op.kind == "read" else 2)
         took_us = op.end_us - op.start_us
         if took_us > limit_us + limit_us // 1000 + _SLACK_US:
             self.fail(f"{told(op)} took {took_us / 1000:.1f} ms; {limit_us / 1000:.1f} ms are allowed")

@@ -16,6 +16,8 @@ def stands_for(process: NodeProcess, slot: bytes, stamp: bytes) -> bool:
     """Whether a node holds `stamp` or newer, or rules out anything below it."""
     if process.down and process.wiped:
         return True
+    if not process.serves(slot):
+        return True
     slots = process.node.slots
     held = slots.current.get(slot)
     if held is not None:
@@ -51,7 +53,7 @@ class Durability(Checker):
     def _check(self, op: Op) -> None:
         configuration = self.view.configuration
         members = configuration.group_of(op.slot).members
-        nodes = [self.view.nodes[i] for i in members if not self.view.nodes[i].is_byzantine]
-        standing = [node.index for node in nodes if stands_for(node, op.slot, op.stamp)]
+        nodes = [node for node in map(self.view.node_at, members) if not node.is_byzantine]
+        standing = [node.number for node in nodes if stands_for(node, op.slot, op.stamp)]
         if len(standing) <= configuration.n - configuration.q:
             self.fail(f"only nodes {standing} still stand for what {told(op)} completed")

@@ -22,9 +22,9 @@ class NoFalseAccusation(Checker):
                 try:
                     verdict = proves(proof, process.node.verifier)
                 except Malformed as fault:
-                    self.fail(f"node {process.index} keeps a proof that proves nothing: {fault}")
+                    self.fail(f"node {process.number} keeps a proof that proves nothing: {fault}")
                     return
                 if verdict.key not in (self.view.evil_writers if verdict.role == "writer" else evil_nodes):
                     key = verdict.key.hex()[:16]
-                    self.fail(f"node {process.index} has proof against the correct {verdict.role} {key}")
+                    self.fail(f"node {process.number} has proof against the correct {verdict.role} {key}")
                     return

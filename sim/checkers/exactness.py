@@ -85,12 +85,12 @@ class Exactness(Checker):
         self._values.setdefault(digest, request.salted[16:])
         if isinstance(request, m.Vote):
             votes = state.votes.setdefault(request.ballot, {})
-            votes.setdefault(digest, set()).add(node.index)
+            votes.setdefault(digest, set()).add(node.number)
             if sum(len(voters) >= self._needed() for voters in votes.values()) > 1:
                 self.fail(f"two headers may be locked in one ballot of {slot[-8:]!r} (I0)")
             return
         granted = state.grants.setdefault((request.ballot, digest), set())
-        granted.add(node.index)
+        granted.add(node.number)
         if len(granted) >= self._needed():
             self._decide(slot, state, request.header, stamp_time(request.ballot))
 

@@ -32,17 +32,17 @@ class Floors(Checker):
         skew_us = self.view.max_skew_us
         # The most that the node's clock can show.
         clock_us = self.view.now_us + skew_us // 2
-        if process.restart_count != self._restarts.get(process.index, 0):
-            self._restarts[process.index] = process.restart_count
-            self._start_us[process.index] = clock_us + 2 * skew_us
+        if process.life != self._restarts.get(process.number, 0):
+            self._restarts[process.number] = process.life
+            self._start_us[process.number] = clock_us + 2 * skew_us
         slots = process.node.slots
         floor_us = slots.shard(op.slot).floor_us
-        most_us = max(clock_us - 2 * skew_us - 1, self._start_us.get(process.index, 0))
+        most_us = max(clock_us - 2 * skew_us - 1, self._start_us.get(process.number, 0))
         # A new epoch evicts what a revoked writer wrote, however young.
         if floor_us > most_us and not self.view.revoked:
             self.fail(
-                f"node {process.index} dropped what was younger than 2 max_skew: its floor is at "
+                f"node {process.number} dropped what was younger than 2 max_skew: its floor is at "
                 f"{(floor_us - clock_us) / 1000:+.3f} ms of its clock, after {told(op)}"
             )
         if slots.evicted_count + slots.reaped_count and all(shard.recovering for shard in slots.shards):
-            self.fail(f"node {process.index} evicted or reaped while all its shards recover, {told(op)}")
+            self.fail(f"node {process.number} evicted or reaped while all its shards recover, {told(op)}")

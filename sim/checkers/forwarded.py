@@ -37,7 +37,7 @@ class Forwarded(Checker):
             if header[2] == DELETE or header_expires_at(header):
                 self._mortal.add(slot)
             if code == m.OK and request.forward:
-                life = (node.index, node.restart_count)
+                life = (node.number, node.life)
                 self._promised.setdefault((slot, header_stamp(header)), set()).add(life)
                 self._lost[slot, header_stamp(header)] = [each.lost_count for each in self.view.nodes]
 
@@ -51,16 +51,16 @@ class Forwarded(Checker):
         excuses = ("evict", "cold", "revoke")
         if any(name in self.view.features for name in excuses):
             return
-        nodes = {node.index: node for node in self.view.nodes if not node.is_byzantine}
+        nodes = {node.number: node for node in self.view.nodes if not node.is_byzantine}
         for (slot, stamp), takers in self._promised.items():
             if slot in self._mortal:
                 continue
-            alive = [i for i, life in sorted(takers) if i in nodes and nodes[i].restart_count == life]
+            alive = [i for i, life in sorted(takers) if i in nodes and nodes[i].life == life]
             if not alive:
                 continue
-            for index in self.view.configuration.group_of(slot).members:
-                if index in nodes and nodes[index].lost_count == self._lost[slot, stamp][index]:
-                    held = nodes[index].node.slots.current.get(slot)
+            for node in map(self.view.node_at, self.view.configuration.group_of(slot).members):
+                if not node.is_byzantine and node.lost_count == self._lost[slot, stamp][node.number]:
+                    held = node.node.slots.current.get(slot)
                     if held is None or held.stamp < stamp:
-                        self.fail(f"node {alive[0]} was to pass on {slot[-8:]!r}, and node {index} lacks it")
+                        self.fail(f"node {alive[0]} was to pass on {slot[-8:]!r}, and node {node.number} lacks it")
                         return

@@ -23,11 +23,12 @@ class InStep(Checker):
         if not self.view.compares:
             return
         configuration = self.view.configuration
-        nodes = {node.index: node.node for node in self.view.nodes if not node.is_byzantine}
-        for slot in sorted({slot for node in nodes.values() for shard in node.slots.shards for slot in shard.slots}):
+        nodes = [node.node for node in self.view.nodes if not node.is_byzantine]
+        for slot in sorted({slot for node in nodes for shard in node.slots.shards for slot in shard.slots}):
             if configuration.is_primary(slot):
                 continue  # sim/checkers/directinstep.py
-            here = [nodes[i] for i in configuration.group_of(slot).members if i in nodes]
+            members = map(self.view.node_at, configuration.group_of(slot).members)
+            here = [node.node for node in members if not node.is_byzantine]
             fault = self._register(slot, here) if here[0].slots.type_of(slot) is None else self._key(slot, here)
             if fault:
                 self.fail(f"{fault} {slot[-8:]!r}, and others what it could have taken")

@@ -36,7 +36,7 @@ class ConvergedKeys(Checker):
 
     def ended(self, op: Op) -> None:
         """In the final phase, a read finds what was written last."""
-        if op.phase != "final":
+        if op.phase != "final" or self.view.hampered:
             return
         self._look(op.base)
         if op.kind != "read":
@@ -71,13 +71,13 @@ class ConvergedKeys(Checker):
         headers = [item.header for bundle in request.bundles for item in bundle.items]
         for header, code in zip(headers, reply.codes, strict=True):
             if code == m.COMMIT_FULL:
-                self.full_us.setdefault(base_slot_of(header_slot(header)), {})[node.index] = self.view.now_us
+                self.full_us.setdefault(base_slot_of(header_slot(header)), {})[node.number] = self.view.now_us
 
     def _is_let_go(self, op: Op) -> bool:
         generation = self.last[op.base].generation
         last_us = stamp_time(generation) if generation else 0
         configuration = self.view.configuration
-        nodes = [self.view.nodes[i] for i in configuration.group_of(op.base).members]
+        nodes = [self.view.node_at(i) for i in configuration.group_of(op.base).members]
         full = [i for i, at_us in self.full_us.get(op.base, {}).items() if at_us >= op.start_us]
         if len(full) + sum(node.is_byzantine for node in nodes) > configuration.n - configuration.q and full:
             return True
@@ -98,7 +98,7 @@ class ConvergedKeys(Checker):
         )
 
     def _bases(self, base: bytes) -> list[bytes]:
-        nodes = [self.view.nodes[i] for i in self.view.configuration.group_of(base).members]
+        nodes = [self.view.node_at(i) for i in self.view.configuration.group_of(base).members]
         keys = [node.node.slots.keys.get(base) for node in nodes if not node.is_byzantine]
         return [key.base.header for key in keys if key is not None]
 

@@ -19,7 +19,7 @@ from sim.record import OK, Op
 
 def stands_for_rank(process: NodeProcess, base: bytes, rank: bytes) -> bool:
     """Whether a node has a base of this rank or higher, or rules out that generation and all below."""
-    if process.down and process.wiped:
+    if (process.down and process.wiped) or not process.serves(base):
         return True
     slots = process.node.slots
     key = slots.keys.get(base)
@@ -41,9 +41,9 @@ def _has_let_go(process: NodeProcess, base: bytes, generation: bytes) -> bool:
 
 def stands_for_field(process: NodeProcess, raw: bytes) -> bool:
     """Whether a node holds this field's entry or newer in its generation, is beyond that, or has let go of it."""
-    if process.down and process.wiped:
-        return True
     slot = header_slot(raw)
+    if (process.down and process.wiped) or not process.serves(slot):
+        return True
     base, generation = base_slot_of(slot), generation_of(raw)
     slots = process.node.slots
     key = slots.keys.get(base)
@@ -86,16 +86,16 @@ class DurableKeys(Checker):
         configuration = self.view.configuration
         least = configuration.n - configuration.q + 1
         members = configuration.group_of(base).members
-        nodes = [self.view.nodes[i] for i in members if not self.view.nodes[i].is_byzantine]
+        nodes = [node for node in map(self.view.node_at, members) if not node.is_byzantine]
         rank = max(state.rank, state.generation + state.generation)
-        standing = [node.index for node in nodes if stands_for_rank(node, base, rank)]
+        standing = [node.number for node in nodes if stands_for_rank(node, base, rank)]
         if len(standing) < least and state.by is not None:
             self.fail(f"only nodes {standing} still stand for the base of what {told(state.by)} completed")
             return
         for field, (raw, op) in state.fields.items():
             if slot is not None and field != slot:
                 continue
-            standing = [node.index for node in nodes if stands_for_field(node, raw)]
+            standing = [node.number for node in nodes if stands_for_field(node, raw)]
             if len(standing) < least:
                 self.fail(f"only nodes {standing} still stand for what {told(op)} completed")
                 return

@@ -33,13 +33,15 @@ class Liveness(Checker):
     def ended(self, op: Op) -> None:
         """Was it in time? After the healing: did it succeed?"""
         assert op.end_us is not None
-        limit_us = self.view.op_time_us * (1 if op.kind == "read" else 2)
+        # In another epoch it begins anew.
+        begun = 1 + self.view.moves_since(op.client, op.start_us)
+        limit_us = begun * self.view.op_time_us * (1 if op.kind == "read" else 2)
         took_us = op.end_us - op.start_us
         if took_us > limit_us + limit_us // 1000 + _SLACK_US:
             self.fail(f"{told(op)} took {took_us / 1000:.1f} ms; {limit_us / 1000:.1f} ms are allowed")
         if self.view.reachable and self._is_inexcusable(op):
             self.fail(f"{told(op)} failed although all correct nodes could be reached")
-        is_over = op.phase in ("final", "race") and op.outcome in (FAILED, UNKNOWN)
+        is_over = op.phase in ("final", "race") and op.outcome in (FAILED, UNKNOWN) and not self.view.hampered
         if is_over and not self._is_crowded(op) and not self._is_half_forgotten(op):
             self.fail(f"{told(op)} failed although the network had healed and at most f nodes were faulty")
 
@@ -58,7 +60,7 @@ class Liveness(Checker):
             return False
         held, absent_us = [], []
         for number in self.view.configuration.group_of(op.slot).members:
-            process = self.view.nodes[number]
+            process = self.view.node_at(number)
             if process.is_byzantine or process.node is None:
                 continue
             entry = process.node.slots.current.get(op.slot)
@@ -80,7 +82,8 @@ class Liveness(Checker):
     def finished(self) -> None:
         """Nothing that a living client started may still be open."""
         for op in self.view.ops:
-            if op.outcome == PENDING and op.end_us is None and not op.detail and op.start_us < self._latest_us():
+            latest_us = self._latest_us() - 2 * self.view.op_time_us * self.view.moves_since(op.client, op.start_us)
+            if op.outcome == PENDING and op.end_us is None and not op.detail and op.start_us < latest_us:
                 self.fail(f"{told(op)} never ended")
                 return
 

@@ -91,7 +91,7 @@ class Counters(Checker):
 
     def _may_go_back(self) -> bool:
         nodes = [process for process in self.view.nodes if not process.is_byzantine]
-        return any(process.node.slots.dropped_promises_count or process.restart_count for process in nodes)
+        return any(process.node.slots.dropped_promises_count or process.life for process in nodes)
 
 
 class ShownSiblings(Checker):

@@ -1,7 +1,8 @@
 """Revocation is final (protocol 5.5): a read that starts after q nodes activated an epoch in which a writer is revoked
 never returns what it wrote. So no write of a revoked writer lurks: the bound is zero.
 
-Behind it, checked too: a correct node that works under such an epoch holds nothing of that writer.
+Nor does a write succeed that a revoked or retired writer begins after that. Behind it, checked too: a correct node that
+works under such an epoch holds nothing of a revoked writer.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ class Revocation(Checker):
         since_us = self.view.revoked.get(op.writer)
         if op.kind == "read" and op.outcome == OK and since_us is not None and op.start_us > since_us:
             self.fail(f"{told(op)} returned a value of a writer that was revoked at {since_us % 10**9 / 1000:.3f} ms")
+        retired_us = self.view.retired.get(op.writer)
+        if op.kind != "read" and op.outcome == OK and retired_us is not None and op.start_us > retired_us:
+            self.fail(f"{told(op)} succeeded, of a writer that was barred at {retired_us % 10**9 / 1000:.3f} ms")
 
     def finished(self) -> None:
         """All slots once more."""
@@ -45,5 +49,7 @@ class Revocation(Checker):
             if held is None or process.is_byzantine:
                 continue
             if process.node.configuration.is_revoked(header_writer(held.header)):
-                self.fail(f"node {process.index} holds an entry of slot {slot[-8:]!r} of a writer revoked in its epoch")
+                self.fail(
+                    f"node {process.number} holds an entry of slot {slot[-8:]!r} of a writer revoked in its epoch"
+                )
                 return

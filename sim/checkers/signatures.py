@@ -42,9 +42,9 @@ class NoProofPossible(Checker):
         """A correct node signed for the headers in the bitmap."""
         for i, header in enumerate(request.headers):
             if reply.bitmap[i >> 3] >> (i & 7) & 1:
-                before = self.grants.setdefault((node.index, header[3:51] + header_slot(header)), header)
+                before = self.grants.setdefault((node.number, header[3:51] + header_slot(header)), header)
                 if before is not header and before != header:
-                    self.fail(f"correct node {node.index} promised two headers under {_told(header)}")
+                    self.fail(f"correct node {node.number} promised two headers under {_told(header)}")
         _bound(self.grants, self.remembered_max)
         self._witness(node, (header_slot(header) for header in request.headers))
 
@@ -54,15 +54,15 @@ class NoProofPossible(Checker):
 
     def _witness(self, node: NodeProcess, slots: Iterable[bytes]) -> None:
         # A node that was started anew speaks for itself alone.
-        incarnation = node.restart_count
+        incarnation = node.life
         for slot in slots:
             if is_base_slot(slot) and may_witness(node.configuration, slot):
                 now = statement_of(node.node, slot, b"", 0)
-                name = (node.index, incarnation, slot)
+                name = (node.number, incarnation, slot)
                 before = self.held.get(name)
                 self.held[name] = now
                 if before is not None and (how := retracts(before, now)):
-                    self.fail(f"correct node {node.index} would take back what it signed of {slot[-8:]!r}: {how}")
+                    self.fail(f"correct node {node.number} would take back what it signed of {slot[-8:]!r}: {how}")
         _bound(self.held, self.remembered_max)
 
 

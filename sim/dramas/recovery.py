@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from quorumcache.core import messages as m
 from sim.dramas.stage import Stage
 from sim.record import PENDING
+from sim.revoking import revoke
 
 
 def late_for_recovery(stage: Stage) -> Iterator[int]:
@@ -114,7 +115,7 @@ def revoked_meanwhile(stage: Stage) -> Iterator[int]:
     stage.role.reported = stage.draw.choice((old, old, None, stage.proposal.entry()))
     yield from stage.recovery_asks()
     stage.tell("revoke", 0, "")
-    stage.engine.revoke(0)
+    revoke(stage.engine, 0)
     # By then all nodes have sealed and activated it, and clients know.
     yield 310_000
     stage.role.shown = old

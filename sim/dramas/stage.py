@@ -14,7 +14,8 @@ from quorumcache.core import messages as m
 from quorumcache.core.model import Entry
 from sim.adversary.nodes import ByzantineNode
 from sim.adversary.roles import Role
-from sim.processes import ClientProcess, NodeProcess
+from sim.clients import ClientProcess
+from sim.processes import NodeProcess
 from sim.record import OK, PENDING, Op
 
 if TYPE_CHECKING:

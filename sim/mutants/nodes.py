@@ -186,7 +186,7 @@ def _grant_anyone(patches: Patches) -> None:
 # --- commit ---
 
 
-def _commit_rules(
+def commit_rules(
     patches: Patches,
     *,
     rights: str = "first",
@@ -233,12 +233,12 @@ def _commit_rules(
 
 @add("3, commit rule 3: the older entry does not replace the newer", fast=True)
 def _commit_older(patches: Patches) -> None:
-    _commit_rules(patches, older_stays=False)
+    commit_rules(patches, older_stays=False)
 
 
 @add("3, commit rule 4: nothing at or below the floor is stored anew", fast=True)
 def _commit_below_floor(patches: Patches) -> None:
-    _commit_rules(patches, floor_counts=False)
+    commit_rules(patches, floor_counts=False)
 
 
 @add(
@@ -251,7 +251,7 @@ def _commit_below_floor(patches: Patches) -> None:
     lies=("false_ok", "grant_all", "gossip"),
 )
 def _evicted_keeps_promises(patches: Patches) -> None:
-    _commit_rules(patches, settle_on_evict=False)
+    commit_rules(patches, settle_on_evict=False)
 
 
 @add(
@@ -276,12 +276,12 @@ def _evicted_keeps_promises(patches: Patches) -> None:
     op_time_ms=2000,
 )
 def _evicted_does_not_count(patches: Patches) -> None:
-    _commit_rules(patches, evicted=m.INVALID)
+    commit_rules(patches, evicted=m.INVALID)
 
 
 @add("4, write 4: RECOVERING never counts", fast=True, scenario="late_for_recovery")
 def _recovering_counts(patches: Patches) -> None:
-    _commit_rules(patches, recovering=m.EVICTED)
+    commit_rules(patches, recovering=m.EVICTED)
 
 
 @add(
@@ -291,7 +291,7 @@ def _recovering_counts(patches: Patches) -> None:
     byzantine_writers=1,
 )
 def _commit_ignores_rights(patches: Patches) -> None:
-    _commit_rules(patches, rights="never")
+    commit_rules(patches, rights="never")
 
 
 @add(
@@ -302,7 +302,7 @@ def _commit_ignores_rights(patches: Patches) -> None:
     lies=("stale", "gossip"),
 )
 def _commit_rights_last(patches: Patches) -> None:
-    _commit_rules(patches, rights="last")
+    commit_rules(patches, rights="last")
 
 
 # --- certificates ---

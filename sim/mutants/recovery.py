@@ -17,8 +17,8 @@ add = catalogue.add
 @add("7: recovery waits 2 op_time before it asks", fast=True, scenario="answered_then_forgot")
 def _recovery_does_not_wait(patches: Patches) -> None:
     def make(init: Any) -> Any:
-        def mutant(self: Recovery, node: Any, started_us: int, *, first_id: int) -> None:
-            init(self, node, started_us, first_id=first_id)
+        def mutant(self: Recovery, node: Any, started_us: int, **more: Any) -> None:
+            init(self, node, started_us, **more)
             self._begin_us = started_us
             self.deadline_us = started_us
 
@@ -49,8 +49,8 @@ def _recovery_ignores_floors(patches: Patches) -> None:
 @add("7: recovery needs 2f+1 reports", fast=True, scenario="two_reports")
 def _recovery_from_f_plus_1(patches: Patches) -> None:
     def make(init: Any) -> Any:
-        def mutant(self: Recovery, node: Any, started_us: int, *, first_id: int) -> None:
-            init(self, node, started_us, first_id=first_id)
+        def mutant(self: Recovery, node: Any, started_us: int, **more: Any) -> None:
+            init(self, node, started_us, **more)
             self._q = node.configuration.f + 1
 
         return mutant

@@ -28,9 +28,9 @@ from sim.checkers.revocation import Revocation
 from sim.checkers.stamps import OneValuePerStamp
 from sim.crypto import Suite
 from sim.engine import Engine
-from sim.epochs import revoking
 from sim.plan import plan_of
 from sim.record import FAILED, MISS, OK, PENDING, UNKNOWN, Op
+from sim.revoking import revoking
 from sim.settings import SimConfig
 
 SLOT = slot_of(b"sim", b"key 0")
@@ -45,13 +45,23 @@ class View:
         self.nodes: list[Any] = []
         self.configuration = SimpleNamespace(n=4, q=3, group_of=lambda slot: SimpleNamespace(members=(0, 1, 2, 3)))
         self.evil_writers = {EVE}
+        self.features: tuple[str, ...] = ()
         self.evil_headers: set[bytes] = set()
         self.revoked: dict[bytes, int] = {}
+        self.barred: set[bytes] = set()
+        self.retired: dict[bytes, int] = {}
         self.op_time_us = 500_000
         self.reachable = False
+        self.hampered = False
         self.max_skew_us = 50_000
         self.now_us = 10**9
         self.violations: list[str] = []
+
+    def moves_since(self, client: int, time_us: int) -> int:
+        return 0
+
+    def node_at(self, index: int) -> Any:
+        return self.nodes[index]
 
     def fail(self, checker: str, text: str) -> None:
         self.violations.append(text)
@@ -383,9 +393,7 @@ def test_every_request_has_a_reply_in_the_record() -> None:
 def floored(floor_us: int, *, restarts: int = 0, evicted: int = 0, recovering: bool = False) -> SimpleNamespace:
     shard = SimpleNamespace(floor_us=floor_us, recovering=recovering)
     slots = SimpleNamespace(shard=lambda slot: shard, shards=[shard], evicted_count=evicted, reaped_count=0)
-    return SimpleNamespace(
-        index=0, is_byzantine=False, down=False, restart_count=restarts, node=SimpleNamespace(slots=slots)
-    )
+    return SimpleNamespace(number=0, is_byzantine=False, down=False, life=restarts, node=SimpleNamespace(slots=slots))
 
 
 @pytest.mark.parametrize(
@@ -423,7 +431,7 @@ def test_a_field_is_taken_by_a_quorum() -> None:
     request = m.Commit(1, b"", [m.Bundle(None, b"", [m.Item(0, header, b"")])])  # type: ignore[arg-type]
     for liars, takers, holds in ((0, 3, True), (0, 2, False), (1, 2, True), (1, 1, False)):
         view = View()
-        view.nodes = [SimpleNamespace(index=i, is_byzantine=i < liars) for i in range(4)]
+        view.nodes = [SimpleNamespace(number=i, is_byzantine=i < liars) for i in range(4)]
         view.authentic = {header: []}  # type: ignore[attr-defined]
         op = view.op("write", 0, 10, type="map", slot=field_slot(base, b"=x"), base=base, fields=[(header, b"")])
         checker = Confirmed(view)  # type: ignore[arg-type]
@@ -449,7 +457,7 @@ def keyed_view(bases: list[bytes], liars: int = 1) -> View:
     view = View()
     view.nodes = [
         SimpleNamespace(
-            index=i,
+            number=i,
             is_byzantine=i >= 4 - liars,
             node=SimpleNamespace(
                 slots=SimpleNamespace(

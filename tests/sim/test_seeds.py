@@ -96,7 +96,7 @@ def test_features_come_on_top_of_those_that_a_seed_draws() -> None:
         drawn, with_exact = (
             set(plan_of(config, seed).features) for config in (SimConfig(), SimConfig(also=("exact",)))
         )
-        assert with_exact == drawn - {"revoke", "types"} | {"exact"}
+        assert with_exact == drawn - {"revoke", "types", "epochs"} | {"exact"}
         assert "types" in plan_of(SimConfig(also=("types",)), seed).features
 
 
