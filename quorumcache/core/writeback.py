@@ -1,7 +1,7 @@
-"""Mode primary, for clients (protocol 10): one round trip to the first nodes of a shard's order, or the next.
+"""Mode primary, for clients (protocol 10): what of their queues is of this mode, and its writes.
 
-What comes back is believed because its writer signed it; that it is the latest, nobody vouches for. It must not know
-sockets, or how nodes forward among themselves.
+A write is one round trip to the first nodes of a shard's order, or the next. It must not know sockets, how nodes
+forward among themselves, or what reads believe (`core/directread.py`).
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any, Final
 from quorumcache.core import merkle
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import intent_string
-from quorumcache.core.machine import RESEND_US, RESEND_US_MAX, Machine, is_worth_asking_again
+from quorumcache.core.directread import GetBatch
+from quorumcache.core.inorder import InOrder
+from quorumcache.core.machine import is_worth_asking_again
 from quorumcache.core.model import (
     BATCH_COUNT_MAX,
     SALT_BYTES,
-    Entry,
-    Malformed,
     digest_of,
     encode_header,
     stamp_of,
     value_hash_of,
 )
-from quorumcache.core.outcome import DENIED, UNAVAILABLE, UNKNOWN, Failed, Found, Missed, Written
-from quorumcache.core.primary import MODE, entries_in
-from quorumcache.core.read import outcome_of, rejection
+from quorumcache.core.outcome import DENIED, UNKNOWN, Failed, Written
+from quorumcache.core.primary import MODE
 from quorumcache.core.refusal import AHEAD_POLL_US, PendingWrite
 
 if TYPE_CHECKING:
@@ -96,52 +95,7 @@ class Direct:
         return others
 
 
-class _Ordered(Machine):
-    """Asks the nodes of a shard in their order, one more for each that does not do."""
-
-    __slots__ = ("_asked", "_context", "_order", "_rejects", "_resend_us", "_silent", "_useless", "_wait_us")
-
-    def __init__(self, context: Coordinator, order: tuple[int, ...], end_us: int, now_us: int) -> None:
-        # The next in order takes over at once where a session is down, and else when a node is silent.
-        self._wait_us = max(context.configuration.grace_us, 1)
-        super().__init__(now_us + self._wait_us, end_us)
-        self._context = context
-        self._order = tuple(sorted(order, key=lambda node: not context.is_reachable(node)))
-        self._asked: list[int] = []
-        self._useless: set[int] = set()
-        #: Who was silent for too long: nobody waits for it any more, and it may answer yet.
-        self._silent: set[int] = set()
-        self._rejects: dict[int, m.Reject] = {}
-        self._resend_us = RESEND_US
-
-    def _ask_more(self, needed: int) -> None:
-        """Ask further nodes until `needed` of those asked may still do, those not counted that were silent for long."""
-        lost = len(self._useless | self._silent)
-        while len(self._asked) - lost < needed and len(self._asked) < len(self._order):
-            node = self._order[len(self._asked)]
-            self._asked.append(node)
-            self._ask(node)
-
-    def _ask(self, node: int) -> None:
-        raise NotImplementedError
-
-    def _wait(self, now_us: int) -> None:
-        """Sleep until the next in order takes over, or where all were asked, until the silent are asked again."""
-        if len(self._asked) == len(self._order):
-            self._resend_us = min(2 * self._resend_us, RESEND_US_MAX)
-            self._wait_us = self._resend_us
-        self.deadline_us = min(now_us + self._wait_us, self.end_us)
-
-    def _group(self) -> Group:
-        raise NotImplementedError
-
-    def _all_rejected(self) -> Failed | None:
-        if len(self._rejects) == len(self._order):
-            return rejection(self._group(), self._rejects)
-        return None
-
-
-class PutBatch(_Ordered):
+class PutBatch(InOrder):
     """Writes of one order: done when `ack` nodes store them. Each node keeps the highest, and forwards what it took."""
 
     __slots__ = (
@@ -364,152 +318,3 @@ class PutBatch(_Ordered):
         self._wait(now_us)
         if self._ahead:
             self.deadline_us = min(self.deadline_us, now_us + AHEAD_POLL_US)
-
-
-class GetBatch(_Ordered):
-    """Reads of some slots of one order: the first node's answer, where it is signed by who may write."""
-
-    __slots__ = ("_best", "_full", "_ids", "_left", "_parts", "_slots", "_tokens")
-
-    def __init__(
-        self,
-        context: Coordinator,
-        order: tuple[int, ...],
-        slots: list[bytes],
-        tokens: list[list[Any]],
-        full: bool,
-        now_us: int,
-    ) -> None:
-        super().__init__(context, order, now_us + context.configuration.op_time_us, now_us)
-        self._slots = slots
-        self._tokens = dict(zip(slots, tokens, strict=True))
-        self._full = full
-        self._left = dict.fromkeys(slots)
-        #: What a node that has not recovered yet says is there: good if nobody knows better.
-        self._best: dict[bytes, tuple[bytes, Entry]] = {}
-        self._ids: dict[int, int] = {}  # request id -> node
-        self._parts: dict[int, list[bytes]] = {}  # request id -> slots
-        self._ask_more(1)
-
-    def waiting(self) -> list[tuple[bytes, list[Any], bool]]:
-        """See `Machine.waiting`."""
-        return [(slot, self._tokens[slot], self._full) for slot in self._left]
-
-    def _group(self) -> Group:
-        return self._context.configuration.group_of(self._slots[0])
-
-    def _ask(self, node: int) -> None:
-        self._ask_for(node, list(self._left))
-
-    def _ask_for(self, node: int, slots: list[bytes]) -> None:
-        request_id = self._context.new_id(self)
-        self._ids[request_id] = node
-        self._parts[request_id] = slots
-        self._context.send((node,), m.Get(request_id, self._context.configuration.digest, slots))
-
-    def receive(self, request_id: int, node: int, reply: m.Reply, now_us: int) -> None:
-        """Take a node's answer."""
-        if self.finished or self._ids.get(request_id) != node:
-            return
-        if isinstance(reply, m.Reject):
-            self._rejects[node] = reply
-            self._useless.add(node)
-            failed = self._all_rejected()
-            if failed is not None:
-                self._end_all(failed)
-                return
-        elif isinstance(reply, m.GetReply):
-            part = self._parts[request_id]
-            del self._ids[request_id], self._parts[request_id]
-            self._context.forget(request_id)
-            try:
-                self._take(node, part, reply, now_us)
-            except Malformed:
-                self._context.suspect(node, 4.0, lie=True)
-                self._useless.add(node)
-        else:
-            return
-        if not self._left:
-            self._finish()
-            return
-        if len(self._useless) == len(self._order):
-            # Everybody has said what there is: nobody has recovered all of it.
-            self._end_rest(now_us)
-            return
-        self._ask_more(1)
-
-    def _take(self, node: int, part: list[bytes], reply: m.GetReply, now_us: int) -> None:
-        context = self._context
-        verifier, configuration = context.verifier, context.configuration
-        if reply.answered > len(part) or (part and not reply.answered):
-            raise Malformed("an answer to more than was asked, or to nothing")
-        asked = set(part[: reply.answered])
-        found: dict[bytes, tuple[bytes, Entry]] = {}
-        for bundle in reply.bundles:
-            for header, item in entries_in(bundle, verifier):
-                path = merkle.path_of(bundle.leaves, item.position) if bundle.leaves and self._full else item.path
-                entry = Entry(item.header, item.salted, bundle.certificate, item.position, path)
-                if header.slot not in asked or configuration.is_revoked(header.writer):
-                    raise Malformed("an entry that was not asked for, or of a revoked writer")
-                found[header.slot] = (header.stamp + header.digest, entry)
-        for slot in part[: reply.answered]:
-            if slot not in self._left:
-                continue
-            best = max(filter(None, (found.get(slot), self._best.get(slot))), default=None, key=lambda pair: pair[0])
-            if best is not None:
-                self._best[slot] = best
-            if best is None and reply.behind:
-                continue  # It may have been there before the node started: the next in order may know.
-            self._end(slot, now_us)
-        if reply.behind and any(slot in self._left for slot in part[: reply.answered]):
-            self._useless.add(node)
-        elif reply.answered < len(part):
-            self._ask_for(node, part[reply.answered :])
-
-    def _end(self, slot: bytes, now_us: int) -> None:
-        context = self._context
-        del self._left[slot]
-        best = self._best.pop(slot, None)
-        tokens = self._tokens[slot]
-        if best is None:
-            context.counts["reads_missed"] += 1
-            context.finish(tokens, Missed(1))
-            return
-        entry = best[1]
-        context.counts["reads_fast"] += 1
-        outcome = outcome_of(entry.header, entry.salted, context.clock.time_us(now_us), 1)
-        if self._full and isinstance(outcome, Found):
-            outcome = Found(entry.header, entry.salted, entry)
-        context.finish(tokens, outcome)
-
-    def _end_rest(self, now_us: int) -> None:
-        for slot in list(self._left):
-            self._end(slot, now_us)
-        self._finish()
-
-    def _end_all(self, outcome: Failed) -> None:
-        for slot in self._left:
-            self._context.finish(self._tokens[slot], outcome)
-        self._left.clear()
-        self._finish()
-
-    def _finish(self) -> None:
-        self.finished = True
-        for request_id in self._ids:
-            self._context.forget(request_id)
-
-    def wake(self, now_us: int) -> None:
-        """Ask the next in order for whoever is silent; give up at op_time."""
-        if self.finished:
-            return
-        if now_us >= self.end_us:
-            self._end_all(Failed(UNAVAILABLE, f"none of the {len(self._asked)} nodes asked answered in time"))
-            return
-        if len(self._asked) < len(self._order):
-            self._silent.update(self._asked)
-            self._ask_more(1)
-        else:
-            for node in self._asked:
-                if node not in self._useless and is_worth_asking_again(node, self._rejects):
-                    self._ask(node)
-        self._wait(now_us)

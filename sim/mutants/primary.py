@@ -7,8 +7,10 @@ from typing import Any, Final
 from quorumcache.core import admission, primary, writeback
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import Verifier
+from quorumcache.core.directread import GetBatch
+from quorumcache.core.inorder import InOrder
 from quorumcache.core.primary import Forwarding
-from quorumcache.core.writeback import GetBatch, PutBatch
+from quorumcache.core.writeback import PutBatch
 from sim.mutants.base import Catalogue, Patches
 
 catalogue = Catalogue()
@@ -192,7 +194,7 @@ def _no_failover(patches: Patches) -> None:
 
         return mutant
 
-    patches.wrap(writeback._Ordered, "_ask_more", make)
+    patches.wrap(InOrder, "_ask_more", make)
 
 
 @add(
