@@ -166,7 +166,7 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
     from sim.adversary.exact import EXACT_LIES, EXACT_SCHEMES
     from sim.adversary.keylies import KEY_LIES
     from sim.adversary.keyschemes import KEY_SCHEMES
-    from sim.adversary.nodes import LIES
+    from sim.adversary.lies import LIES
     from sim.adversary.writers import SCHEMES
     from sim.dramas import DRAMAS, TYPES
 

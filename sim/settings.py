@@ -90,7 +90,7 @@ class SimConfig:
         from sim.adversary.exact import EXACT_LIES, EXACT_SCHEMES
         from sim.adversary.keylies import KEY_LIES
         from sim.adversary.keyschemes import KEY_SCHEMES
-        from sim.adversary.nodes import LIES
+        from sim.adversary.lies import LIES
         from sim.adversary.writers import SCHEMES
 
         _within("f", self.f, 0, 33)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from quorumcache.core import messages as m
 from quorumcache.core.model import header_slot
-from sim.adversary import nodes as liars
+from sim.adversary import lies as answers
 from sim.adversary.epochlies import EPOCH_LIES
 from sim.adversary.exact import EXACT_LIES
 from sim.adversary.keylies import KEY_LIES
@@ -83,9 +83,9 @@ def _slots_of(message: m.Request) -> Iterable[bytes]:
 @contextmanager
 def _watched(engine: Engine, lies: list[Lie]) -> Iterator[None]:
     """Note the lies that this engine's nodes tell; other engines' are told as ever."""
-    plain = {**liars.LIES, **KEY_LIES, **EXACT_LIES, **EPOCH_LIES, **liars.ROLES}
+    plain = {**answers.LIES, **KEY_LIES, **EXACT_LIES, **EPOCH_LIES, **answers.ROLES}
 
-    def watching(name: str, lie: liars.Lie) -> Callable[..., m.Reply | None]:
+    def watching(name: str, lie: answers.Lie) -> Callable[..., m.Reply | None]:
         def told(node: ByzantineNode, source: int, request: m.Request, honest: m.Reply) -> m.Reply | None:
             answer = lie(node, source, request, honest)
             if node.world is engine.world:
@@ -97,7 +97,7 @@ def _watched(engine: Engine, lies: list[Lie]) -> Iterator[None]:
 
         return told
 
-    catalogues: tuple[dict[str, Any], ...] = (liars.LIES, KEY_LIES, EXACT_LIES, EPOCH_LIES, liars.ROLES)
+    catalogues: tuple[dict[str, Any], ...] = (answers.LIES, KEY_LIES, EXACT_LIES, EPOCH_LIES, answers.ROLES)
     for known in catalogues:
         known.update({name: watching(name, plain[name]) for name in known})
     try:

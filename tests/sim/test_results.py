@@ -13,7 +13,7 @@ import pytest
 import sim
 from quorumcache.core.model import slot_parts
 from sim import results
-from sim.adversary.nodes import LIES
+from sim.adversary.lies import LIES
 from sim.settings import SimConfig
 
 matplotlib.use("Agg")
