@@ -6,14 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from quorumcache.core import messages as m
 from quorumcache.core.evidence import Equivocation, SignedHeader
 from quorumcache.core.model import encode_header, slot_of, stamp_of
 from quorumcache.core.types.base import field_slot, generation_of
-from sim.checkers import Checker
 from sim.checkers.confirmed import Confirmed
 from sim.checkers.convergence import Convergence
 from sim.checkers.durability import Durability
@@ -22,7 +19,6 @@ from sim.checkers.floors import Floors
 from sim.checkers.freshness import Freshness
 from sim.checkers.integrity import Integrity
 from sim.checkers.keyconvergence import ConvergedKeys
-from sim.checkers.linearizability import ABSENT, NEVER, Event, Linearizability, is_explained, search
 from sim.checkers.liveness import Liveness
 from sim.checkers.revocation import Revocation
 from sim.checkers.stamps import OneValuePerStamp
@@ -32,64 +28,7 @@ from sim.plan import plan_of
 from sim.record import FAILED, MISS, OK, PENDING, UNKNOWN, Op
 from sim.revoking import revoking
 from sim.settings import SimConfig
-
-SLOT = slot_of(b"sim", b"key 0")
-ALICE, EVE = b"a" * 32, b"e" * 32
-
-
-class View:
-    """A stage for hand-written histories."""
-
-    def __init__(self) -> None:
-        self.ops: list[Op] = []
-        self.nodes: list[Any] = []
-        self.configuration = SimpleNamespace(n=4, q=3, group_of=lambda slot: SimpleNamespace(members=(0, 1, 2, 3)))
-        self.evil_writers = {EVE}
-        self.features: tuple[str, ...] = ()
-        self.evil_headers: set[bytes] = set()
-        self.revoked: dict[bytes, int] = {}
-        self.barred: set[bytes] = set()
-        self.retired: dict[bytes, int] = {}
-        self.op_time_us = 500_000
-        self.reachable = False
-        self.hampered = False
-        self.max_skew_us = 50_000
-        self.now_us = 10**9
-        self.violations: list[str] = []
-
-    def moves_since(self, client: int, time_us: int) -> int:
-        return 0
-
-    def node_at(self, index: int) -> Any:
-        return self.nodes[index]
-
-    def fail(self, checker: str, text: str) -> None:
-        self.violations.append(text)
-
-    def op(self, kind: str, start: int, end: int | None, value: bytes = b"", outcome: str = OK, **more: Any) -> Op:
-        op = Op(len(self.ops), len(self.ops), 0, kind, SLOT, value, more.pop("phase", "faults"))
-        op.start_us, op.end_us, op.outcome, op.writer = start, end, outcome, ALICE
-        if "time" in more:
-            op.stamp = stamp_of(more.pop("time"), more.get("writer", ALICE), 1)
-        for name, what in more.items():
-            setattr(op, name, what)
-        self.ops.append(op)
-        return op
-
-
-def judge(kind: type[Checker], view: View) -> list[str]:
-    """Play the view's operations to a checker in the order of their starts and ends."""
-    checker = kind(view)  # type: ignore[arg-type]
-    events = [(op.start_us, 1, op.id) for op in view.ops]
-    events += [(op.end_us, 0 if op.end_us != op.start_us else 2, op.id) for op in view.ops if op.end_us is not None]
-    for _, what, number in sorted(events):
-        op = view.ops[number]
-        if what == 1:
-            checker.started(op)
-        else:
-            checker.ended(op)
-    checker.finished()
-    return view.violations
+from tests.sim.views import ALICE, EVE, SLOT, View, judge
 
 
 def test_freshness() -> None:
@@ -292,93 +231,6 @@ def test_no_false_accusation_names_a_correct_writer_convicted() -> None:
     engine.evil_writers.add(key.public)
     checker.finished()
     assert not engine.record.violations
-
-
-# --- linearizability --------------------------------------------------------------------------------------------------
-
-
-def write(start: int, end: int, value: bytes) -> Event:
-    return Event(start, end, True, value)
-
-
-def read(start: int, end: int, value: bytes) -> Event:
-    return Event(start, end, False, value)
-
-
-GOOD = {
-    "one after another": [write(0, 1, b"a"), read(2, 3, b"a"), write(4, 5, b"b"), read(6, 7, b"b")],
-    "concurrent writes, either order": [write(0, 9, b"a"), write(0, 9, b"b"), read(10, 11, b"a")],
-    "a write that never ended and was read": [write(0, NEVER, b"a"), read(50, 51, b"a"), read(60, 61, b"a")],
-    "absent at first": [read(0, 1, ABSENT), write(0, 5, b"a"), read(2, 3, ABSENT), read(6, 7, b"a")],
-}
-BAD = {
-    "stale": [write(0, 1, b"a"), write(2, 3, b"b"), read(4, 5, b"a")],
-    "back and forth": [
-        write(0, 9, b"a"),
-        write(0, 9, b"b"),
-        read(10, 11, b"a"),
-        read(12, 13, b"b"),
-        read(14, 15, b"a"),
-    ],
-    "read before written": [read(0, 1, b"a"), write(2, 3, b"a")],
-    "never written": [read(0, 1, b"a")],
-    "absent after a write": [write(0, 1, b"a"), read(2, 3, ABSENT)],
-    "lost once seen": [write(0, NEVER, b"a"), read(2, 3, b"a"), read(4, 5, ABSENT)],
-}
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_linearizable(name: str) -> None:
-    assert is_explained(GOOD[name])
-    assert search(GOOD[name]) is True
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_not_linearizable(name: str) -> None:
-    assert not is_explained(BAD[name])
-    assert search(BAD[name]) is False
-
-
-def test_deletes_make_absence_again() -> None:
-    history = [write(0, 1, b"a"), write(2, 3, ABSENT), read(4, 5, ABSENT)]
-    assert search(history) is True
-    assert search([*history, read(6, 7, b"a")]) is False
-
-
-def test_the_search_says_when_it_gave_up() -> None:
-    assert search([write(0, 99, bytes([i])) for i in range(12)] + [read(100, 101, b"none")], steps_max=50) is None
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> list[Event]:
-    """Short histories over few values, each written once."""
-    values = draw(st.lists(st.sampled_from([b"a", b"b", b"c"]), unique=True, max_size=3))
-    times = st.integers(0, 12)
-    found = []
-    for value in values:
-        start = draw(times)
-        found.append(write(start, draw(st.one_of(st.just(NEVER), st.integers(start, 14))), value))
-    for _ in range(draw(st.integers(0, 4))):
-        start = draw(times)
-        found.append(read(start, draw(st.integers(start, 14)), draw(st.sampled_from([b"a", b"b", b"c", ABSENT]))))
-    return found
-
-
-@given(histories())
-def test_both_algorithms_agree(history: list[Event]) -> None:
-    assert search(history) == is_explained(history)
-
-
-def test_the_checker_names_the_operation_that_no_order_explains() -> None:
-    view = View()
-    view.op("write", 0, 10, b"a", time=1)
-    view.op("read", 20, 30, outcome=MISS)  # an excused miss says nothing
-    view.op("write", 40, None, b"b", PENDING)
-    view.op("read", 50, 60, b"a", time=1)
-    assert not judge(Linearizability, view)
-    view.op("read", 70, 80, b"b", time=2)
-    view.op("read", 90, 95, outcome=MISS, proven=True)
-    assert "once operation 5" in judge(Linearizability, view)[0]
 
 
 def test_every_request_has_a_reply_in_the_record() -> None:

@@ -16,7 +16,7 @@ from sim.mutants import applied
 from sim.record import MISS, OK, PENDING, Op
 from sim.results import run
 from sim.settings import BadSetting, SimConfig
-from tests.sim.test_checkers import View
+from tests.sim.views import View
 
 LONG = SimConfig(operations=700, operations_kept=100)
 
