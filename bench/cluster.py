@@ -1,6 +1,6 @@
 """What the benchmarks share: a private cluster of node processes on loopback, and how results are told.
 
-It must not measure anything itself.
+It must not decide what is measured.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import socket
 import sys
 import tempfile
@@ -78,6 +79,15 @@ def make_cluster(
     unsigned = SignedConfiguration(configuration, ())
     signed = SignedConfiguration(configuration, ((admin.public, admin.sign(unsigned.signed_message)),))
     return signed, keys, writer
+
+
+def processor_s(processes: list[int]) -> float:
+    """The seconds of processor time that these processes have used so far (Linux)."""
+    ticks = 0
+    for process in processes:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def run_loop(main: Any) -> Any:

@@ -11,7 +11,6 @@ what the operating system counted.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -19,21 +18,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.cluster import arguments, run_loop, running_cluster, write_json
+from bench.cluster import arguments, processor_s, run_loop, running_cluster, write_json
 from quorumcache.client import Client
 from quorumcache.core.config import SignedConfiguration
 from quorumcache.wire.keys import SigningKey
 
 KEYS = 2_000
-
-
-def processor_s(processes: list[int]) -> float:
-    """What these processes have used so far (Linux)."""
-    ticks = 0
-    for process in processes:
-        fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 async def measure(operation: Callable[[str], Awaitable[object]], tasks: int, seconds: float) -> int:

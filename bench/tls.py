@@ -10,7 +10,6 @@ nodes and the client in one process: where others use the machine, trust that.
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.cluster import arguments, run_loop, running_cluster, write_json
+from bench.cluster import arguments, processor_s, run_loop, running_cluster, write_json
 from bench.hotpath import VALUE, concurrent
 from quorumcache.client import Client
 from quorumcache.core.config import SignedConfiguration
@@ -27,15 +26,6 @@ from quorumcache.testing import LocalCluster
 from quorumcache.wire.keys import SigningKey
 
 TASKS = 64
-
-
-def processor_s(processes: list[int]) -> float:
-    """The processor time that this process and the given ones have used so far."""
-    ticks = 0
-    for process in processes:
-        stat = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        ticks += int(stat[11]) + int(stat[12])
-    return ticks / os.sysconf("SC_CLK_TCK") + time.process_time()
 
 
 async def measure(
@@ -60,9 +50,9 @@ async def measure(
                 count += 1
                 await operation(key)
 
-            before_s = processor_s(processes)
+            before_s = processor_s(processes) + time.process_time()
             rate = (await concurrent(counted, TASKS, seconds))[0]
-            figures[name] = rate, (processor_s(processes) - before_s) / count * 1e6
+            figures[name] = rate, (processor_s(processes) + time.process_time() - before_s) / count * 1e6
         return figures
 
 
