@@ -158,7 +158,9 @@ class ExactMethods:
         client = cast("Client", self)
         engine = client._engine
         client._check_usable()
-        future = await engine.place()
+        if not engine.admit():
+            await engine.admitted()
+        future: asyncio.Future[Outcome] = engine.loop.create_future()
         engine.core.exact(slot, change, future)
         engine.kick()
         return await future

@@ -194,7 +194,9 @@ class Watch:
     async def _ask(self, watching: Watching) -> None:
         engine, began_us = self._client._engine, now_us()
         self._client._check_usable()
-        future = await engine.place()
+        if not engine.admit():
+            await engine.admitted()
+        future: asyncio.Future[Outcome] = engine.loop.create_future()
         engine.core.changes(watching, future, began_us)
         engine.kick()
         outcome = await future

@@ -7,7 +7,7 @@ sent for, with other stamps. A certificate that was sent is sent again, as it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from quorumcache.core import messages as m
@@ -20,7 +20,7 @@ from quorumcache.core.outcome import UNKNOWN, Failed, Written
 from quorumcache.core.refusal import FieldWrite, PendingWrite
 from quorumcache.core.seals import Step
 from quorumcache.core.settle import Overtaken
-from quorumcache.core.succession import Verify, counting, lacks_history
+from quorumcache.core.succession import Verify, counting
 
 if TYPE_CHECKING:
     from quorumcache.core.coordinator import Coordinator
@@ -53,7 +53,8 @@ class Onward:
     @property
     def lacks_history(self) -> bool:
         """Whether certificates count that cannot be checked, for their configurations are not known."""
-        return lacks_history(self._context.configuration, self.known)
+        first = self.known[0] if self.known else self._context.configuration
+        return first.epoch > self._context.configuration.oldest_epoch
 
     @property
     def deadline_us(self) -> int | None:
@@ -134,6 +135,8 @@ def go_over(old: Coordinator, chain: Sequence[Configuration], now_us: int) -> Co
                 new.read(slot, token, full=full)
         if isinstance(machine, Commits):
             committing |= {write.slot: (write, entry) for write, entry in machine.committing()}
+        elif isinstance(machine, CommittedAgain):
+            committing[machine.write.slot] = (machine.write, machine.entry)
         for tokens, outcome in machine.stranded(_MOVED):
             new.finish(tokens, outcome)
         machine.finished = True
@@ -169,14 +172,26 @@ def _anew(write: PendingWrite) -> PendingWrite:
     return anew
 
 
+class CommittedAgain(Overtaken):
+    """Commits once more, in another epoch, what was certified and sent out for `write`."""
+
+    __slots__ = ("entry", "write")
+
+    def __init__(
+        self, new: Coordinator, write: PendingWrite, entry: Entry, finish: Callable[[bool, int], None], now_us: int
+    ) -> None:
+        self.write = write
+        self.entry = entry
+        group, end_us = new.configuration.group_of(write.slot), now_us + new.configuration.op_time_us
+        super().__init__(new, group, write.slot, entry.stamp, end_us, finish, now_us, entry=entry)
+
+
 def _commit_again(new: Coordinator, write: PendingWrite, entry: Entry, now_us: int) -> None:
     """Its certificate was sent: now to the group of the new epoch, whose answers alone count."""
-    configuration = new.configuration
     new.take_off(write)
 
     def finish(done: bool, _at_us: int) -> None:
         detail = f"{_MOVED}; too few nodes confirmed the write there: it may have taken effect, or may yet"
         new.finish_write(write, Written(entry.stamp) if done else Failed(UNKNOWN, detail))
 
-    group, end_us = configuration.group_of(write.slot), now_us + configuration.op_time_us
-    new.schedule(Overtaken(new, group, write.slot, entry.stamp, end_us, finish, now_us, entry=entry))
+    new.schedule(CommittedAgain(new, write, entry, finish, now_us))

@@ -69,10 +69,9 @@ class RunningNode:
         if record is not None:
             record.check()
             for step in record.steps_from(configuration):
-                record.know(configuration)
+                self._known.append(configuration)
+                self._steps.append(step)
                 configuration = step.successor.configuration
-            record.know(configuration)
-            self._known, self._steps = record.past(configuration)
             self._remembered = record.remembered(configuration)
         info = configuration.node_by_key(key.public)
         if info is None:
@@ -413,13 +412,9 @@ class RunningNode:
         def receive(peer: int, reply: m.Reply) -> None:
             if membership.configuration is not configuration:
                 return
-            known = len(membership.known)
             try:
                 if not self._is_stuck:
                     membership.receive(peer, reply, self.clock_us())
-                if len(membership.known) > known:
-                    for earlier in membership.known:
-                        self._record.know(earlier)
             except ConfigurationError as problem:
                 _log.error("%s cannot follow the others to their epoch: %s", self.info.name, problem)
             except DiskFailed as fault:
@@ -493,9 +488,6 @@ class _NoRecord:
 
     def joined(self, before: Configuration) -> None:
         """Nothing to note."""
-
-    def know(self, configuration: Configuration) -> None:
-        """Nothing to keep."""
 
 
 def _words_of(name: str, move: Moved) -> str:

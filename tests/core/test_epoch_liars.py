@@ -1,4 +1,5 @@
-"""Protocol 9 against nodes that lie about epochs: what the simulator found (docs/found-by-simulation.md)."""
+"""Protocol 9 where liars, or one epoch right after another, meet operations: what the simulator found
+(docs/found-by-simulation.md)."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ from quorumcache.core.epochmessages import Shown, signed_of
 from quorumcache.core.membership import Membership
 from quorumcache.core.model import PUT
 from quorumcache.core.onward import _anew
-from quorumcache.core.outcome import Found
+from quorumcache.core.outcome import Found, Written
 from quorumcache.core.refusal import FieldWrite
-from tests.cluster import configuration_of
+from tests.cluster import configuration_of, slot
 from tests.core.test_membership import Person, World, harmless, order, signed
 
 
@@ -82,3 +83,38 @@ def test_what_was_sent_out_keeps_its_stamp_over_an_epoch() -> None:
     again = _anew(write)
     assert isinstance(again, FieldWrite)
     assert again.stamp == b""
+
+
+def test_a_certificate_that_was_sent_stands_over_two_epochs() -> None:
+    """0016, 3: after a commit was sent nothing else is proposed, however many epochs pass before it is confirmed."""
+    world = World(configuration_of())
+    writer = Person(world)
+    commits: list[m.Commit] = []
+    prepares: list[m.Request] = []
+    ask = world.ask
+
+    def unheard(source: bytes, target: bytes, request: m.Request) -> m.Reply | None:
+        reply = ask(source, target, request)
+        if isinstance(request, m.Prepare):
+            prepares.append(request)
+        if isinstance(request, m.Commit) and isinstance(reply, m.CommitReply):
+            commits.append(request)
+            return None
+        return reply
+
+    world.ask = unheard  # type: ignore[method-assign]
+    token = writer.begin_write("k", b"v")
+    world.pump()
+    count, configuration = len(prepares), world.first
+    for epoch in (2, 3):
+        configuration = harmless(configuration)
+        order(world, configuration)
+        world.advance(600_000)
+        assert writer.core.configuration.epoch == epoch
+    world.ask = ask  # type: ignore[method-assign]
+    world.advance(600_000)
+    assert isinstance(writer.outcomes[token], Written)
+    assert len(prepares) == count
+    assert {request.bundles[0].items[0].header for request in commits} == {
+        node.node.slots.current[slot("k")].header for node in world.nodes.values()
+    }
