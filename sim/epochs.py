@@ -89,14 +89,25 @@ class Epochs:
             self._publish(self.ordered)
         nodes = [self.directory.addresses[info.key] for info in last.nodes]
         targets = draw.sample(nodes, draw.choice((1, 1, 2, len(nodes))))
-        self._next_id += 1
-        request = m.SealEpoch(self._next_id, last.digest, signed_of(self.ordered), [])
-        for target in targets:
-            engine.network.send(self._address, target, request)
+        self._send(targets)
         if draw.random() < 0.6:
             # An operator who looks whether it went through.
             engine.world.at(engine.now_us + AGAIN_US, self._order_again, (choice, self.ordered))
         return what
+
+    def propose(self, successor: Configuration, targets: list[int]) -> None:
+        """Have these nodes seal for this successor of the last epoch: a script's doing."""
+        message = SignedConfiguration(successor).signed_message
+        self.ordered = SignedConfiguration(successor, ((self._key.public, self._key.sign(message)),))
+        self._publish(self.ordered)
+        self._send(targets)
+
+    def _send(self, targets: list[int]) -> None:
+        assert self.ordered is not None
+        self._next_id += 1
+        request = m.SealEpoch(self._next_id, self.chain[-1].digest, signed_of(self.ordered), [])
+        for target in targets:
+            self._engine.network.send(self._address, target, request)
 
     def _order_later(self, choice: int, _second: object) -> None:
         if self._engine.phase == "faults":

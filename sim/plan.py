@@ -168,7 +168,7 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
     from sim.adversary.keyschemes import KEY_SCHEMES
     from sim.adversary.lies import LIES
     from sim.adversary.writers import SCHEMES
-    from sim.dramas import DRAMAS, TYPES
+    from sim.dramas import DRAMAS, EPOCHS, TYPES
 
     draw = random.Random(f"{seed} plan")
     drama = config.drama or ""
@@ -211,7 +211,9 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
         if "revoke" in features or "types" in features:
             # Groups stay as they are (protocol 17); and a plan is about the ones or the others.
             features = tuple(name for name in features if name != "exact")
-    if drama:
+    if drama in EPOCHS:
+        features = tuple(name for name in FEATURES if name == "epochs" or (name in features and name not in _NO_EPOCHS))
+    elif drama:
         features = tuple(name for name in features if name != "epochs")  # Its nodes keep their places.
     topology = config.topology or draw.choices(("rack", "zones"), (3, 1))[0]
     wide = topology == "regions"
@@ -252,10 +254,10 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
     if "epochs" in features:
         # From a stream of its own, as below.
         changing = random.Random(f"{seed} epochs")
-        orders, spares = changing.choice((1, 1, 2, 3)), SPARES
+        orders, spares = 0 if drama else changing.choice((1, 1, 2, 3)), SPARES
         span_us += _ORDER_US * orders
         evil = tuple(number for number in range(config.nodes, config.nodes + spares) if changing.random() < 0.3)
-        evil = evil if config.byzantine_nodes is None and config.f else ()
+        evil = evil if config.byzantine_nodes is None and config.f and not drama else ()
         byzantine += evil
         lies += tuple(_some(changing, tuple(LIES)) if config.lies is None else config.lies for _ in evil)
         lie_percent += tuple(changing.choice((100, 100, 60, 30)) for _ in evil)

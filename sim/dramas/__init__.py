@@ -1,8 +1,8 @@
 """Dramas: scripted situations in which rules matter that random schedules hardly ever test.
 
 Who crashes when, which messages wait where, who writes, what the liars say: the order is the script's, all times, nodes
-and choices are the seed's. By what they are about: recovery.py, clocks.py, keyed.py, exact.py. What a script can do is
-in stage.py.
+and choices are the seed's. By what they are about: recovery.py, clocks.py, keyed.py, exact.py, epochs.py. What a script
+can do is in stage.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from sim.dramas import clocks, exact, keyed, recovery
+from sim.dramas import clocks, epochs, exact, keyed, recovery
 from sim.dramas.stage import Stage
 
 #: A drama's acts: each `yield` is a wait, in microseconds.
@@ -30,6 +30,10 @@ DRAMAS: Final[dict[str, Drama]] = {
     "lock_forgotten": exact.lock_forgotten,
     "old_ballot": exact.old_ballot,
     "lost_and_back": exact.lost_and_back,
+    "two_halves": epochs.two_halves,
+    "stamp_of_before": epochs.stamp_of_before,
+    "acks_of_two_epochs": epochs.acks_of_two_epochs,
+    "joined_on_hearsay": epochs.joined_on_hearsay,
 }
 
 #: Those that play on a key with fields, or on one that is written by compare-and-set: of which type.
@@ -43,4 +47,7 @@ TYPES: Final[dict[str, str]] = {
     "lost_and_back": "exact",
 }
 
-__all__ = ["DRAMAS", "TYPES", "Drama", "Stage"]
+#: Those that play between two epochs: nobody orders others then.
+EPOCHS: Final = frozenset(("two_halves", "stamp_of_before", "acks_of_two_epochs", "joined_on_hearsay"))
+
+__all__ = ["DRAMAS", "EPOCHS", "TYPES", "Drama", "Stage"]

@@ -44,7 +44,7 @@ class Stage:
         self.op_time_us = engine.plan.op_time_us
         self.skew_us = engine.plan.max_skew_us
         f = engine.config.f
-        correct = [node for node in engine.nodes if not node.is_byzantine]
+        correct = [node for node in engine.nodes[: engine.config.nodes] if not node.is_byzantine]
         self.draw.shuffle(correct)
         self.forgetful = correct[0]
         self.keepers = correct[1 : f + 1]
@@ -169,7 +169,7 @@ class Stage:
         """The forgetful node crashes, and comes back with nothing."""
         node = self.forgetful
         down_us = self.draw.choice((0, 200, self.between(200, 5_000)))
-        self.tell("wipe", node.index, f"for {down_us / 1000:.1f} ms")
+        self.tell("wipe", node.number, f"for {down_us / 1000:.1f} ms")
         node.crash()
         node.wiped = True
         if down_us:
@@ -216,7 +216,7 @@ class Stage:
 
 
 def _address(process: Process) -> int:
-    return process.index if isinstance(process, NodeProcess) else process.address
+    return process.number if isinstance(process, NodeProcess) else process.address
 
 
 def _edges(here: Iterable[Process], there: Iterable[Process]) -> list[tuple[int, int]]:

@@ -6,8 +6,10 @@ from typing import Any, Final
 
 from quorumcache.core import carrying, membership, onward, seals
 from quorumcache.core import messages as m
+from quorumcache.core.commits import Commits
 from quorumcache.core.ended import Ended
 from quorumcache.core.membership import Membership
+from quorumcache.core.onward import CommittedAgain
 from quorumcache.core.refusal import PendingWrite
 from quorumcache.core.repair import Recovery
 from quorumcache.core.seals import Seals
@@ -60,14 +62,7 @@ def _old_configuration_accepted(patches: Patches) -> None:
     patches.set(Ended, "handle", mutant)
 
 
-@add(
-    "9: an epoch begins with seals of 2f+1 of every group, not of 2f",
-    features_add=(*_EPOCHS, "contention"),
-    features_drop=("crash", "wipe", "ambush", "types"),
-    byzantine_nodes=1,
-    lies=("two_epochs", "stale"),
-    keys=1,
-)
+@add("9: an epoch begins with seals of 2f+1 of every group, not of 2f", fast=True, scenario="two_halves")
 def _seal_by_2f(patches: Patches) -> None:
     def make(init: Any) -> Any:
         def mutant(self: Seals, before: Any, *rest: Any) -> None:
@@ -77,11 +72,6 @@ def _seal_by_2f(patches: Patches) -> None:
         return mutant
 
     patches.wrap(Seals, "__init__", make)
-
-
-@add("9: of every group, not of one", features_add=(*_EPOCHS, "contention", "slow"), nodes=6, shards=4, keys=4)
-def _seals_of_one_group(patches: Patches) -> None:
-    patches.set(Seals, "complete", property(lambda self: min(self._missing.values()) <= 0))
 
 
 @add("9, 0016.7: the record of seals belongs to the key, and survives all starts", features_add=(*_EPOCHS, "crash"))
@@ -123,12 +113,7 @@ def _floors_left_behind(patches: Patches) -> None:
     patches.wrap(membership, "carry", make)
 
 
-@add(
-    "9, 0022: open promises are kept",
-    features_add=(*_EPOCHS, "lateness"),
-    schemes=("equivocate", "reuse"),
-    byzantine_writers=2,
-)
+@add("9, 0022: open promises are kept", fast=True, scenario="stamp_of_before")
 def _promises_left_behind(patches: Patches) -> None:
     def make(carry: Any) -> Any:
         def mutant(old: Slots, new: Slots, *rest: Any) -> Any:
@@ -188,7 +173,7 @@ def _joins_without_recovery(patches: Patches) -> None:
     patches.wrap(MovingNode, "begin_recoveries", make)
 
 
-@add("9, 0022: q members of the epoch before have to report, not f+1", features_add=_EPOCHS, **_CALM)
+@add("9, 0022: q members of the epoch before have to report, not f+1", fast=True, scenario="joined_on_hearsay")
 def _joins_from_f_plus_1(patches: Patches) -> None:
     def make(init: Any) -> Any:
         def mutant(self: Recovery, node: Any, started_us: int, *, before: Any = None, **more: Any) -> None:
@@ -201,13 +186,7 @@ def _joins_from_f_plus_1(patches: Patches) -> None:
     patches.wrap(Recovery, "__init__", make)
 
 
-@add(
-    "9, 0016.2: a member that joins takes its floor once it holds the seals, and not before",
-    features_add=_EPOCHS,
-    features_drop=("types",),
-    byzantine_writers=2,
-    schemes=("edge", "lurk", "subset", "equivocate", "reuse"),
-)
+@add("9, 0016.2: who joins takes its floor once it holds the seals", fast=True, scenario="stamp_of_before")
 def _joins_with_an_early_floor(patches: Patches) -> None:
     def make(carry: Any) -> Any:
         def mutant(old: Slots, new: Slots, key: bytes, now_us: int, counting: Any) -> Any:
@@ -217,17 +196,6 @@ def _joins_with_an_early_floor(patches: Patches) -> None:
 
     patches.wrap(membership, "carry", make)
     patches.set(MovingNode, "floor_to_join_us", lambda self, now_us: now_us - 500_000)
-
-
-@add("9, 0022: who is recovering a shard reports nothing of it", features_add=(*_EPOCHS, "wipe"))
-def _recovering_reports(patches: Patches) -> None:
-    def mutant(self: Ended, request: m.Request, now_us: int, client: bytes | None = None) -> m.Reply:
-        if isinstance(request, m.Report):
-            return self.node.handle(request, now_us)
-        return handle(self, request, now_us, client)  # type: ignore[no-any-return]
-
-    handle = vars(Ended)["handle"]
-    patches.set(Ended, "handle", mutant)
 
 
 # --- those that follow ---
@@ -257,3 +225,25 @@ def _proposed_anew_though_sent(patches: Patches) -> None:
         new.take_up(onward._anew(write))
 
     patches.set(onward, "_commit_again", mutant)
+
+
+@add("9: answers of two epochs are never counted together", fast=True, scenario="acks_of_two_epochs")
+def _answers_counted_across_epochs(patches: Patches) -> None:
+    told: dict[bytes, set[int]] = {}
+
+    def make(committing: Any) -> Any:
+        def mutant(self: Commits) -> Any:
+            for part in self._commits.values():
+                for i in part.positions:
+                    told[self._draft.stamps[i]] = set(part.full)
+            return committing(self)
+
+        return mutant
+
+    class Keeping(CommittedAgain):
+        def __init__(self, new: Any, write: Any, entry: Any, *rest: Any) -> None:
+            super().__init__(new, write, entry, *rest)
+            self._holders |= told.get(entry.stamp, set())
+
+    patches.wrap(Commits, "committing", make)
+    patches.set(onward, "CommittedAgain", Keeping)

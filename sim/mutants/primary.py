@@ -75,26 +75,20 @@ def _ahead_is_ok(patches: Patches) -> None:
     patches.wrap(primary, "_accept", make)
 
 
-def _unsigned(patches: Patches, name: str) -> None:
-    """No signature is checked while the function of this name in core/primary.py runs."""
-
-    def make(answer: Any) -> Any:
-        def mutant(node: Any, request: m.Request, now_us: int) -> m.Reply:
+@add("10, put: the writer's signature is checked", byzantine_writers=2, **_AIM)
+def _put_unsigned(patches: Patches) -> None:
+    def make(put: Any) -> Any:
+        def mutant(node: Any, request: m.Put, now_us: int) -> m.Reply:
             unchecked = Patches()
             unchecked.set(Verifier, "is_signed", lambda self, key, message, signature: True)
             try:
-                return answer(node, request, now_us)  # type: ignore[no-any-return]
+                return put(node, request, now_us)  # type: ignore[no-any-return]
             finally:
                 unchecked.undo()
 
         return mutant
 
-    patches.wrap(primary, name, make)
-
-
-@add("10, put: the writer's signature is checked", byzantine_writers=2, **_AIM)
-def _put_unsigned(patches: Patches) -> None:
-    _unsigned(patches, "put")
+    patches.wrap(primary, "put", make)
 
 
 @add(
@@ -145,7 +139,18 @@ def _asked_again_does_not_forward(patches: Patches) -> None:
 
 @add("10, forward: who receives checks all anew", byzantine_nodes=1, shards=4, **_AIM)
 def _forwards_unverified(patches: Patches) -> None:
-    _unsigned(patches, "forward")
+    def make(forward: Any) -> Any:
+        def mutant(node: Any, request: m.Forward, now_us: int) -> m.Reply:
+            unchecked = Patches()
+            unchecked.set(Verifier, "is_signed", lambda self, key, message, signature: True)
+            try:
+                return forward(node, request, now_us)  # type: ignore[no-any-return]
+            finally:
+                unchecked.undo()
+
+        return mutant
+
+    patches.wrap(primary, "forward", make)
 
 
 @add("10, forward: what was passed on and is older does not replace what is newer", byzantine_nodes=1, shards=4, **_AIM)

@@ -32,6 +32,8 @@ def test_seeds_that_once_failed_hold() -> None:
     kept = tomllib.loads((ROOT / "tests" / "seeds.toml").read_text())["seed"]
     for entry in kept:
         config = scenarios.load(entry["scenario"]) if "scenario" in entry else SimConfig()
+        if "also" in entry:
+            config = config.but(also=tuple(entry["also"]))
         if "aim" in entry:
             config = aimed(config, dict(MUTANTS[entry["aim"]].aim), entry["seed"])
         assert not sim.run(config, entry["seed"]).violations, entry["found"]
