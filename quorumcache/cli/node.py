@@ -57,6 +57,14 @@ def node(
             min=0, max=1 << 30, help="What entries may take on disk, with --storage sqlite. [16 times --memory-mib]"
         ),
     ] = 0,
+    seals: Annotated[
+        Path | None,
+        typer.Option(
+            help="The directory of the record of ended epochs, which else is beside the key file: for a key from env: "
+            "or fd:.",
+            show_default=False,
+        ),
+    ] = None,
     first_start: Annotated[
         bool,
         typer.Option(
@@ -101,7 +109,12 @@ def node(
     assert key is not None
     host, port = _place(listen)
     secret = read_key_file(key, role="node")
-    record = SealRecord(record_beside(key), secret.public)
+    if seals is None and str(key).startswith(("env:", "fd:")):
+        raise Misuse(
+            f"{key}: beside a file there is the record of the epochs that this node ended, beside this key there is "
+            "none. Name the directory with --seals; --first-start begins it, for a key that was never used"
+        )
+    record = SealRecord(record_beside(key) if seals is None else seals, secret.public)
     if first_start:
         record.begin()
     record.check()

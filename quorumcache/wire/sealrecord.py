@@ -58,7 +58,7 @@ class SealRecord:
             raise ConfigurationError(
                 f"{file}: there is no record of what this node's key sealed, and a node that forgot a seal can bring "
                 "back what was revoked. Restore the directory; where that cannot be, make a new key and replace the "
-                "node. A key that was never used before begins its record with its first start."
+                "node. A key that was never used before begins its record with quorumcache node --first-start."
             )
         if text != self._begun:
             raise ConfigurationError(

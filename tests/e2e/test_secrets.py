@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from quorumcache.cli import exits
 from quorumcache.cli.app import run as run_here
 from quorumcache.testing import LocalCluster
 from quorumcache.wire.founding import node_key_path, read_cluster_file, writer_key_path
 from quorumcache.wire.keys import read_key_file
+from quorumcache.wire.sealrecord import record_beside
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -75,7 +77,8 @@ def test_a_node_shows_its_secret_nowhere(founded: Path, source: str) -> None:
         key = f"fd:{ours}"
     else:
         key = str(path)
-    process = started(["node", "--cluster", str(founded), "--key", key], environment=environment, **options)
+    arguments = ["node", "--cluster", str(founded), "--key", key, "--seals", str(record_beside(path))]
+    process = started(arguments, environment=environment, **options)
     if source == "fd":
         os.close(ours)
     try:
@@ -96,6 +99,16 @@ def test_a_node_shows_its_secret_nowhere(founded: Path, source: str) -> None:
     for form in forms_of(path):
         assert form not in told + out + error
         assert form not in seen
+
+
+def test_a_key_without_a_file_needs_a_place_for_what_it_sealed(
+    founded: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not in a directory named after the variable, wherever the node happens to be started."""
+    monkeypatch.setenv("NODE_KEY", node_key_path(founded, "n0").read_text())
+    assert run_here(["node", "--cluster", str(founded), "--key", "env:NODE_KEY", "--first-start"]) == exits.MISUSE
+    assert "--seals" in capfd.readouterr().err
+    assert not Path("env:NODE_KEY.seals").exists()
 
 
 @pytest.mark.parametrize("damage", ["mode", "cut"])
