@@ -59,6 +59,7 @@ sim: $(READY)  ## Run 500 seeds in the cluster simulator; make sim ARGS="--help"
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "quorumcache needs Python 3.11 or later, and $(PYTHON) is not. Name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing into .venv, this once: a minute or two."
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $@

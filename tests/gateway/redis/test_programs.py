@@ -37,14 +37,14 @@ async def test_a_session_of_redis_cli(gateway: RedisGateway) -> None:
     """The session in docs/redis.md."""
     typed = """set greeting hello ex 60
 get greeting
-hset user:7 name Ada mail ada@example.org
-hgetall user:7
-get user:7
+hset person:7 name Ada mail ada@example.org
+hgetall person:7
+get person:7
 incr visits
 sadd tags "a b" c
 scard tags
 type tags
-del greeting user:7
+del greeting person:7
 exists greeting
 """
     said = await run("redis-cli", "-p", str(gateway.port), given=typed.encode())
