@@ -299,7 +299,9 @@ def _plan(draft: SignedConfiguration, config: Configuration, file: Path) -> None
     from rich.markup import escape
 
     from quorumcache.core.config import warnings_of
+    from quorumcache.core.seals import check_movable
     from quorumcache.core.succession import changes, check_successor
+    from quorumcache.errors import ConfigurationError
 
     after = draft.configuration
     check_successor(after, config)
@@ -314,6 +316,11 @@ def _plan(draft: SignedConfiguration, config: Configuration, file: Path) -> None
     for warning in warnings_of(after):
         if warning not in before:
             console.print(f"  [yellow]Warning:[/yellow] {escape(warning)}")
+    try:
+        check_movable(after, config)
+    except ConfigurationError as problem:
+        # Said before anybody signs: a key that signed this draft signs no other for this epoch.
+        console.print(f"  [yellow]Warning:[/yellow] admin apply will refuse this. {escape(str(problem))}")
     _signatures(draft, config)
 
 

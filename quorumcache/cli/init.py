@@ -218,7 +218,8 @@ def init(
         f"each key on {configuration.n} of them, up to {configuration.f} of those may lie.\n"
     )
     console.print(f"  {escape(str(file))}  the configuration, signed; public: every node and client gets a copy")
-    console.print(f"  {at}/keys/node-n0.key ... node-n{count - 1}.key  one for each node's machine")
+    console.print(f"  {at}/keys/node-n0.key ... node-n{count - 1}.key  one for each node's machine,")
+    console.print("    with the directory of the same name that ends in .seals")
     for name in founded.writers:
         console.print(f"  {at}/keys/writer-{escape(name)}.key  for the writer {escape(name)}")
     console.print(f"  {at}/keys/admin.key  signs every later change: keep it offline")
@@ -229,5 +230,8 @@ def init(
     console.print(
         f"  quorumcache node --cluster {at} --name {first.name}    [dim]# listens on {escape(first.address)}[/dim]"
     )
-    console.print(f"  quorumcache set hello world --cluster {at}")
+    # Of several keys one has to be named, and the namespace that set takes may not be for everyone.
+    able = [name for name in founded.writers if name in spaces[0].writers] or list(founded.writers)
+    whose = f" --key {at}/keys/writer-{escape(able[0])}.key" if len(founded.writers) > 1 else ""
+    console.print(f"  quorumcache set hello world --cluster {at}{whose}")
     console.print(f"  quorumcache get hello --cluster {at}")

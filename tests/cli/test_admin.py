@@ -94,6 +94,20 @@ def test_sign_asks_first_and_takes_no_strangers_key_and_no_changed_file(cluster:
     assert "does not follow epoch 1" in output
 
 
+def test_what_apply_will_refuse_is_said_before_anybody_signs_it(tmp_path: Path) -> None:
+    """A key that signed it signs no other draft of that epoch."""
+    cluster = tmp_path / "c"
+    assert run("init", cluster, "--namespaces", "default,locks:exact")[0] == exits.OK
+    code, output = run("admin", "set-quota", "default", "1048576", "--cluster", cluster)
+    assert code == exits.OK, output
+    assert "apply will refuse" not in output
+    (cluster / "next.toml").unlink()
+    code, output = run("admin", "add-node", "n9", NEW, "--address", "h:1", "--cluster", cluster)
+    assert code == exits.OK, output
+    assert "apply will refuse" in output
+    assert "locks is exact" in output
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -42,6 +42,7 @@ def test_init_founds_a_cluster_and_never_writes_one_over(tmp_path: Path) -> None
     assert [(x.name, x.writers) for x in configuration.namespaces] == [("a", ("*",)), ("b", ("bob",))]
     read_key_file(tmp_path / "c" / "keys" / "writer-bob.key", role="writer")
     read_key_file(tmp_path / "c" / "keys" / "node-n6.key", role="node")
+    assert "writer-alice.key\n" in output.partition("quorumcache set hello world")[2]
     code, output = run("init", tmp_path / "c")
     assert code == exits.MISUSE
     assert "never written over" in output
