@@ -23,6 +23,9 @@ from quorumcache.cli.connecting import (
     key_path,
 )
 
+#: How long a terminal stays silent while nodes are waited for.
+QUIET_S = 2.0
+
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key, 1 to 1024 bytes.", show_default=False)]
 
 
@@ -160,7 +163,19 @@ async def _delete_prefix(cluster: Path, connect: dict[str, Any], prefix: bytes) 
 def _run(operation: Any) -> Any:
     from quorumcache.cli.loops import run_loop
 
-    return run_loop(operation)
+    return run_loop(_told(operation) if sys.stderr.isatty() else operation)
+
+
+async def _told(operation: Any) -> Any:
+    """Do it, and say so where somebody may be looking and it takes long: a cluster that is down, or slow."""
+    import asyncio
+
+    words = "Waiting for enough nodes to answer ..."
+    saying = asyncio.get_running_loop().call_later(QUIET_S, lambda: typer.secho(words, dim=True, err=True))
+    try:
+        return await operation
+    finally:
+        saying.cancel()
 
 
 def _standard_input() -> bytes:

@@ -1,12 +1,14 @@
 """Commands that need no cluster, and what they say to misuse: a clear message, its exit code, never a traceback."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from quorumcache.cli import exits
+from quorumcache.cli import data, exits
 from quorumcache.cli.app import COMMANDS, app
+from quorumcache.cli.app import run as run_here
 from quorumcache.cli.status import _behind
 from quorumcache.core.config import Limits, RightInfo
 from quorumcache.core.config_rules import PLACEMENT_STEPS_MAX, SHARDS_MAX
@@ -46,6 +48,20 @@ def test_init_founds_a_cluster_and_never_writes_one_over(tmp_path: Path) -> None
     code, output = run("init", tmp_path / "c")
     assert code == exits.MISUSE
     assert "never written over" in output
+
+
+@pytest.mark.parametrize("looking", [True, False])
+def test_a_terminal_is_told_that_nodes_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], looking: bool
+) -> None:
+    """Nobody answers at these ports. What is printed elsewhere is for programs."""
+    addresses = ",".join(f"127.0.0.1:{port}" for port in (1, 2, 3, 4))
+    assert run("init", tmp_path / "c", "--addresses", addresses)[0] == exits.OK
+    monkeypatch.setattr(data, "QUIET_S", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: looking)
+    code = run_here(["get", "k", "--cluster", str(tmp_path / "c"), "--timeout", "0.5"])
+    assert code == exits.UNAVAILABLE
+    assert ("Waiting for enough nodes" in capsys.readouterr().err) == looking
 
 
 def test_init_and_status_say_which_zones_cannot_be_lost(tmp_path: Path) -> None:
