@@ -19,6 +19,7 @@ from quorumcache.gateway.redis.cursors import Cursors
 from quorumcache.gateway.redis.database import Database
 from quorumcache.gateway.redis.gathering import Gathering
 from quorumcache.gateway.redis.notifications import Notifications
+from quorumcache.gateway.redis.scripting import Scripts
 from quorumcache.gateway.redis.settings import DATABASES, DatabaseNames, Settings
 from quorumcache.net import tls
 
@@ -44,6 +45,7 @@ class RedisGateway:
         self.channels = Channels()
         self.notifications = Notifications(self.channels, self.databases.values())
         self.cursors = Cursors()
+        self.scripts = Scripts()
         self.loop = asyncio.get_running_loop()
         self.began_s = time.monotonic()
         self.commands_count = 0

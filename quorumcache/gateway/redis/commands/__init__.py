@@ -10,9 +10,10 @@ from quorumcache.gateway.redis.commands import (
     keys,
     listing,
     pubsub,
+    scripts,
     sets,
     strings,
     transactions,
 )
 
-LOADED: Final = (connection, exact, hashes, info, keys, listing, pubsub, sets, strings, transactions)
+LOADED: Final = (connection, exact, hashes, info, keys, listing, pubsub, scripts, sets, strings, transactions)
