@@ -1,8 +1,8 @@
 """Values that a loader makes where the cache has none: once per key at a time, anew before they end, and where the
 loader fails, the last one for a while.
 
-It must not know what values mean, nor how functions become keys: that is in cached.py. A lock between processes would
-be taken where `_make` begins, and given up where it ends; it needs compare-and-set.
+It must not know what values mean, nor how functions become keys: that is in cached.py. The lock between processes is in
+alone.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from quorumcache.client import envelope
+from quorumcache.client.alone import LOCK_TTL_S, check_lock, given_up, taken_or_found
 from quorumcache.client.envelope import STALE
 from quorumcache.client.flight import Flight
 from quorumcache.core.model import PUT, header_expires_at
@@ -49,6 +50,9 @@ class Policy(NamedTuple):
     on_unavailable: Literal["load", "raise"] = "load"
     #: Whether a value that is made anew before its end is made while its asker has the old one already.
     in_background: bool = True
+    #: The exact namespace in which one process at a time takes the lock for a key; None: each process loads for itself.
+    lock: str | None = None
+    lock_ttl: float = LOCK_TTL_S
 
     def checked(self, client: Client) -> Policy:
         """The policy itself. Raises Misuse or InvalidValue for what makes no sense."""
@@ -66,6 +70,8 @@ class Policy(NamedTuple):
             raise Misuse("a value without a ttl never grows stale: give a ttl with stale")
         client.check_ttl(ttl)
         client.check_ttl(None if ttl is None else ttl + self.stale)
+        if self.lock is not None:
+            check_lock(client, self.lock, self.lock_ttl)
         if client.writer is None:
             raise Misuse("this client has no writer's key, so nothing that is loaded could be put into the cache")
         return self._replace(ttl=ttl)
@@ -88,7 +94,7 @@ async def get_or_set(client: Client, key: Key, loader: Loader, policy: Policy) -
             held = await _held(client, key, slot, policy)
             if held is not None and held.value is not STALE and not held.is_due:
                 return held.value
-            work = partial(_make, client, slot, loader, policy)
+            work = partial(_make if policy.lock is None else _make_alone, client, key, slot, loader, policy)
             flights = client._engine.flights
             if held is not None and (held.value is not STALE and policy.in_background):
                 flights.start(slot, work)
@@ -142,7 +148,28 @@ async def _load(loader: Loader) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-async def _make(client: Client, slot: bytes, loader: Loader, policy: Policy, flight: Flight[Any]) -> Any:
+async def _make_alone(
+    client: Client, key: Key, slot: bytes, loader: Loader, policy: Policy, flight: Flight[Any]
+) -> Any:
+    """As `_make`, while no other process does; or give all who wait what another one has made."""
+    assert policy.lock is not None
+
+    async def look() -> Held | None:
+        held = await _held(client, key, slot, policy)
+        return None if held is None or held.value is STALE or held.is_due else held
+
+    lock, found = await taken_or_found(client, slot, policy.lock, policy.lock_ttl, look)
+    if found is not None:
+        flight.answer(found.value)
+        return found.value
+    try:
+        return await _make(client, key, slot, loader, policy, flight)
+    finally:
+        if lock is not None:
+            await given_up(lock)
+
+
+async def _make(client: Client, key: Key, slot: bytes, loader: Loader, policy: Policy, flight: Flight[Any]) -> Any:
     """Run the loader, give its value to all who wait, and put it into the cache."""
     start_s = time.monotonic()
     trace = client._options.trace

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 from quorumcache.client import envelope
+from quorumcache.client.alone import LOCK_TTL_S
 from quorumcache.client.cached import Decorator, KeyMaker
 from quorumcache.client.computed import CACHE_TIMEOUT_S, Key, Loader, Policy, get_or_set
 from quorumcache.client.envelope import STALE, Stale
@@ -35,6 +36,8 @@ class Computing:
         timeout: float | None = None,
         cache_timeout: float = CACHE_TIMEOUT_S,
         on_unavailable: Literal["load", "raise"] = "load",
+        lock: str | None = None,
+        lock_ttl: float = LOCK_TTL_S,
     ) -> Any:
         """The key's value; where there is none, what `loader()` returns or awaits, which is kept for `ttl` seconds.
 
@@ -43,13 +46,14 @@ class Computing:
         loader enough of it (`eagerness`: 1 is right, more is earlier, 0 is never). `stale`: seconds after its end for
         which a value still serves where the loader fails or takes too long. `timeout`: seconds for all of this.
         `cache_timeout`: seconds to wait for the cache. `on_unavailable`: whether to "load" without the cache where it
-        cannot be reached, or to "raise".
+        cannot be reached, or to "raise". `lock`: a namespace of type exact, in which a lock sees to it that only one
+        process at a time runs a loader for the key; the others look for what it makes, for `lock_ttl` seconds at most.
 
         Raises what the loader raises; DeadlineExceeded; Misuse, InvalidKey; InvalidValue where the cache cannot hold
         the value. A loader is cancelled when all who wait for it are.
         """
         client = cast("Client", self)
-        policy = Policy(ttl, eagerness, stale, timeout, cache_timeout, on_unavailable)
+        policy = Policy(ttl, eagerness, stale, timeout, cache_timeout, on_unavailable, lock=lock, lock_ttl=lock_ttl)
         return await get_or_set(client, key, loader, policy.checked(client))
 
     def namespace(
@@ -92,6 +96,8 @@ class Computing:
         timeout: float | None = None,
         cache_timeout: float = CACHE_TIMEOUT_S,
         on_unavailable: Literal["load", "raise"] = "load",
+        lock: str | None = None,
+        lock_ttl: float = LOCK_TTL_S,
     ) -> Decorator:
         """A decorator: the cache keeps the function's results, as `get_or_set` does values.
 
@@ -107,7 +113,11 @@ class Computing:
         Misuse for generators, and for arguments that no key can be made of.
         """
         client = cast("Client", self)
-        return Decorator(client, Policy(ttl, eagerness, stale, timeout, cache_timeout, on_unavailable), key)
+        return Decorator(
+            client,
+            Policy(ttl, eagerness, stale, timeout, cache_timeout, on_unavailable, lock=lock, lock_ttl=lock_ttl),
+            key,
+        )
 
     def near(self, *, staleness: float, entries_max: int = ENTRIES_MAX, bytes_max: int = BYTES_MAX) -> NearCache:
         """A near cache before this client: what was read less than `staleness` seconds ago is read from memory. See

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar, cast
 
+from quorumcache.client.alone import LOCK_TTL_S
 from quorumcache.client.cached import KeyMaker, Keys, check_function
 from quorumcache.client.computed import CACHE_TIMEOUT_S, Policy, get_or_set
 from quorumcache.client.computing import BYTES_MAX, ENTRIES_MAX
@@ -127,12 +128,14 @@ class SyncComputing:
         timeout: float | None = None,
         cache_timeout: float = CACHE_TIMEOUT_S,
         on_unavailable: Literal["load", "raise"] = "load",
+        lock: str | None = None,
+        lock_ttl: float = LOCK_TTL_S,
     ) -> Any:
         """See `Client.get_or_set`. The loader blocks, and runs in the thread of one of those who ask; nothing can
         interrupt it, so a `timeout` is kept by those who wait for another's. Who draws the lot to make a value anew
         before its end waits for it."""
         client = cast("SyncClient", self)
-        policy = Policy(ttl, eagerness, stale, timeout, cache_timeout, on_unavailable)
+        policy = Policy(ttl, eagerness, stale, timeout, cache_timeout, on_unavailable, lock=lock, lock_ttl=lock_ttl)
         return _get_or_set(client, key, loader, policy)
 
     def cached(
@@ -145,10 +148,16 @@ class SyncComputing:
         timeout: float | None = None,
         cache_timeout: float = CACHE_TIMEOUT_S,
         on_unavailable: Literal["load", "raise"] = "load",
+        lock: str | None = None,
+        lock_ttl: float = LOCK_TTL_S,
     ) -> SyncDecorator:
         """See `Client.cached`; for functions that are not async."""
         client = cast("SyncClient", self)
-        return SyncDecorator(client, Policy(ttl, eagerness, stale, timeout, cache_timeout, on_unavailable), key)
+        return SyncDecorator(
+            client,
+            Policy(ttl, eagerness, stale, timeout, cache_timeout, on_unavailable, lock=lock, lock_ttl=lock_ttl),
+            key,
+        )
 
     def namespace(
         self,
