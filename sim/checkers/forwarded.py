@@ -3,8 +3,8 @@ node was to pass on is on all correct nodes of the group, once the world is heal
 of all nodes that acknowledged it.
 
 Excused are nodes that stopped in between, for what waits is in memory only; those that lost what they were given, which
-have to catch up (sim/checkers/directinstep.py); values that only a disk has; nodes without
-room; tombstones and what expires, which go when they are old; and writers that were revoked.
+have to catch up (sim/checkers/directinstep.py); values that only a disk has; nodes without room; tombstones and what
+expires, which go when they are old; and writers that were revoked.
 """
 
 from __future__ import annotations

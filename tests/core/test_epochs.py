@@ -146,8 +146,7 @@ class Move:
 
 
 def write_some(cluster: Cluster, draw: random.Random, known: dict[str, bytes], count: int, tag: str) -> None:
-    """Writes that end, noted in `known`, and some whose commit reaches few nodes: either value may be read then, so
-    the key is noted no more."""
+    """Writes that end well, noted in `known`; of half of them one node hears nothing."""
     client = cluster.client("w1")
     for i in range(count):
         key, value = draw.choice(KEYS), f"{tag}{i}".encode()
