@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from quorumcache.core import messages as m
 from quorumcache.core.carrying import Carried
+from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
 from quorumcache.core.node import Node
 from sim.adversary.nodes import ByzantineNode
@@ -52,8 +53,12 @@ class MovingLiar(ByzantineNode, MovingNode):
 
     def take_over(self, node: Node, before: Configuration, carried: Carried, now_us: int) -> None:
         """Go along, and keep what it was."""
-        former = self.node
-        if former.configuration is before:
+        info = before.node_by_key(self.key.public)
+        if info is not None and "two_epochs" in self.lies:
+            # The node that it was has given up what it had: this one has it from the disk.
+            verifier = Verifier(self.verify, list(node.verifier.chain.values()))
+            former = Node(before, info.index, self.key.sign, verifier, started_us=None, limits=self.limits)
+            self.disk.load(former.slots)
             self.kept[before.digest] = former
             if len(self.kept) > _KEPT_MAX:
                 del self.kept[next(iter(self.kept))]

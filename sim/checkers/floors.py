@@ -21,6 +21,7 @@ class Floors(Checker):
         super().__init__(view)
         self._restarts: dict[int, int] = {}
         self._start_us: dict[int, int] = {}
+        self._gone: dict[int, int] = {}
 
     def ended(self, op: Op) -> None:
         """Any operation may have made nodes drop something."""
@@ -35,6 +36,8 @@ class Floors(Checker):
         if process.life != self._restarts.get(process.number, 0):
             self._restarts[process.number] = process.life
             self._start_us[process.number] = clock_us + 2 * skew_us
+            # Counts come along from one epoch to the next.
+            self._gone[process.number] = process.node.slots.evicted_count + process.node.slots.reaped_count
         slots = process.node.slots
         floor_us = slots.shard(op.slot).floor_us
         most_us = max(clock_us - 2 * skew_us - 1, self._start_us.get(process.number, 0))
@@ -44,5 +47,6 @@ class Floors(Checker):
                 f"node {process.number} dropped what was younger than 2 max_skew: its floor is at "
                 f"{(floor_us - clock_us) / 1000:+.3f} ms of its clock, after {told(op)}"
             )
-        if slots.evicted_count + slots.reaped_count and all(shard.recovering for shard in slots.shards):
+        gone = slots.evicted_count + slots.reaped_count - self._gone.get(process.number, 0)
+        if gone and all(shard.recovering for shard in slots.shards):
             self.fail(f"node {process.number} evicted or reaped while all its shards recover, {told(op)}")
