@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from quorumcache.core import messages as m
 from quorumcache.core.arriving import check_entry, held_of
 from quorumcache.core.model import Entry, Malformed, slot_parts
+from quorumcache.core.overdue import Overdue
 from quorumcache.core.slots import Shard, Slots
 from quorumcache.core.types.base import is_base_slot
 
@@ -123,6 +124,10 @@ class AntiEntropy:
         self._peer = -1
         self._heard_us = 0
         self._requests: dict[int, m.Request] = {}
+        self._overdue = Overdue(node, self._new_id, self._send)
+        # At least once in the 2 max_skew that promises last beyond op_time.
+        self._overdue_interval_us = min(interval_us, max(50_000, 3 * node.configuration.max_skew_us // 2))
+        self._overdue_us = now_us + self._overdue_interval_us
         self._to_sum: deque[int] = deque()
         self._to_list: deque[tuple[int, bytes]] = deque()
         self._to_read: deque[bytes] = deque()
@@ -142,12 +147,17 @@ class AntiEntropy:
             float(self._bytes_per_s), self._budget + self._bytes_per_s * (now_us - self._refilled_us) / 1e6
         )
         self._refilled_us = now_us
+        if now_us >= self._overdue.due_us(self._overdue_us) and self._budget > 0:
+            self._overdue_us = now_us + self._overdue_interval_us
+            self._budget -= self._overdue.ask(now_us, self._budget)
         if self._peer >= 0 and now_us >= self._heard_us + self._patience_us:
             self._end_round(now_us)
         if self._peer < 0 and now_us >= self._next_round_us:
             self._begin_round(now_us)
         self._advance(now_us)
-        self.deadline_us = now_us + 50_000 if self._peer >= 0 else self._next_round_us
+        self.deadline_us = now_us + 50_000
+        if self._peer < 0:
+            self.deadline_us = min(self._next_round_us, max(now_us + 1, self._overdue.due_us(self._overdue_us)))
 
     def _begin_round(self, now_us: int) -> None:
         self._next_round_us = now_us + self._interval_us
@@ -207,7 +217,10 @@ class AntiEntropy:
                     self._end_round(now_us)
                 return
             self._requests[request.id] = request
-            self.outbox.append(((self._peer,), request))
+            self._send(self._peer, request)
+
+    def _send(self, peer: int, request: m.Request) -> None:
+        self.outbox.append(((peer,), request))
 
     def _new_id(self) -> int:
         self._next_id = (self._next_id + 1) & ((1 << 63) - 1)
@@ -216,7 +229,10 @@ class AntiEntropy:
     # --- replies ---
 
     def receive(self, peer: int, reply: m.Reply, now_us: int) -> None:
-        """Take an answer of the peer of this round."""
+        """Take an answer of the peer of this round, or one about a promise."""
+        if reply.id in self._overdue.requests:
+            self._receive_overdue(peer, reply, now_us)
+            return
         request = self._requests.get(reply.id)
         if request is None or peer != self._peer:
             return
@@ -228,6 +244,20 @@ class AntiEntropy:
             self._useless += 1
             self.useless_count += 1
         self._advance(now_us)
+
+    def _receive_overdue(self, peer: int, reply: m.Reply, now_us: int) -> None:
+        asked, request = self._overdue.requests[reply.id]
+        if asked != peer:
+            return
+        del self._overdue.requests[reply.id]
+        if isinstance(request, m.Read):
+            if isinstance(reply, m.ReadReply):
+                self._overdue.answered(peer, request, reply, self._budget)
+            return
+        try:
+            self._take(request, reply, now_us)
+        except Malformed:
+            self.useless_count += 1
 
     def _take(self, request: m.Request, reply: m.Reply, now_us: int) -> None:
         if isinstance(request, m.ShardSums) and isinstance(reply, m.ShardSumsReply):
@@ -313,7 +343,7 @@ class AntiEntropy:
                 known = b"".join([field[:8] for field in key.in_bucket(number).values()])
                 request = m.Fields(self._new_id(), digest, slot, bytes((number,)), b"", known)
                 self._requests[request.id] = request
-                self.outbox.append(((self._peer,), request))
+                self._send(self._peer, request)
 
     def _store(self, entry: Entry, slot: bytes | None, now_us: int) -> None:
         """Store an entry by the rules of commit, if it is what it claims."""

@@ -175,6 +175,21 @@ def test_the_budget_bounds_what_is_asked_for() -> None:
     assert agree(cluster.nodes[3], cluster.nodes[0])
 
 
+@pytest.mark.parametrize(("count", "size", "bytes_per_s"), [(40, 100, 4 << 20), (60, 3000, 20_000), (200, 50, 50_000)])
+def test_a_node_that_was_away_is_complete_within_the_stated_time(count: int, size: int, bytes_per_s: int) -> None:
+    """docs/operations.md: two seconds for each peer, one that is down among them, and the bytes at so many a second."""
+    cluster = cluster_of()
+    client = cluster.client()
+    cluster.down = {3}
+    for token in [client.write(f"k{i}", b"v" * size) for i in range(count)]:
+        finish(client, token)
+    cluster.down = {0}
+    # One that is silent holds a round up for ten seconds, and one round is under way while it goes down.
+    stated_s = 2 * 3 + 10 + count * (size + 1024 + 256) // bytes_per_s + 1
+    run(cluster, 3, seconds=stated_s, bytes_per_s=bytes_per_s)
+    assert agree(cluster.nodes[3], cluster.nodes[1])
+
+
 def test_a_peer_that_names_keys_without_end_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each page is in order and of the right shard, and nothing is behind it: the round ends all the same."""
     monkeypatch.setattr(entropy, "VAIN_BYTES_MAX", 200_000)
