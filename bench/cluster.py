@@ -49,7 +49,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def make_cluster(
-    f: int, *, tls: bool = True, nodes: int = 0
+    f: int, *, tls: bool = True, nodes: int = 0, shards: int = 1024
 ) -> tuple[SignedConfiguration, list[SigningKey], SigningKey]:
     """A signed configuration for so many nodes (0: 3f+1) on loopback, the nodes' keys, and a writer's key."""
     count = nodes or 3 * f + 1
@@ -60,7 +60,7 @@ def make_cluster(
         epoch=1,
         previous=None,
         f=f,
-        shards=1024,
+        shards=shards,
         max_skew_us=100_000,
         op_time_us=5_000_000,
         grace_us=200_000,
@@ -122,13 +122,19 @@ def _node_process(
 
 @contextmanager
 def running_cluster(
-    f: int = 1, *, tls: bool = True, storage: str = "memory", limits: NodeLimits | None = None, nodes: int = 0
+    f: int = 1,
+    *,
+    tls: bool = True,
+    storage: str = "memory",
+    limits: NodeLimits | None = None,
+    nodes: int = 0,
+    shards: int = 1024,
 ) -> Iterator[tuple[SignedConfiguration, SigningKey, list[int]]]:
     """A cluster of node processes: (its signed configuration, a writer's key, the processes' ids).
 
     `storage`: one of `STORAGES`; what is stored goes when the cluster goes.
     """
-    signed, keys, writer = make_cluster(f, tls=tls, nodes=nodes)
+    signed, keys, writer = make_cluster(f, tls=tls, nodes=nodes, shards=shards)
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     processes = []

@@ -2,10 +2,10 @@
 
 A key lives on four nodes however many there are, so what all processes together spend on an operation that comes alone
 should stay as it is. With 64 tasks it does not: operations of one group share a batch, and with more nodes there are
-more groups. Node processes and a client on loopback, 128-byte values; processor time of the nodes and of the client is
-what the operating system counted.
+more groups, as many as there are shards at most (--shards). Node processes and a client on loopback, 128-byte values;
+processor time of the nodes and of the client is what the operating system counted.
 
-    python bench/nodes.py [--seconds S] [--nodes N ...] [--tasks N ...] [--no-tls] [--json PATH]
+    python bench/nodes.py [--seconds S] [--nodes N ...] [--tasks N ...] [--shards N ...] [--no-tls] [--json PATH]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -66,19 +67,26 @@ def main() -> None:
     parser = arguments(str(__doc__).partition("\n")[0])
     parser.add_argument("--nodes", type=int, nargs="+", default=[4, 7, 10], metavar="N")
     parser.add_argument("--tasks", type=int, nargs="+", default=[1, 64], metavar="N")
+    parser.add_argument("--shards", type=int, nargs="+", default=[1024], metavar="N")
     given = parser.parse_args()
     told: dict[str, float] = {}
-    print(f"{'nodes':>6} {'tasks':>6} {'':>5} {'per s':>9} {'nodes, us each':>15} {'client, us each':>16}")
-    for size in given.nodes:
-        with running_cluster(tls=given.tls, nodes=size) as (signed, writer, pids):
+    print(
+        f"{'nodes':>6} {'shards':>6} {'groups':>6} {'tasks':>6} {'':>5} {'per s':>9} {'nodes, us each':>15} "
+        f"{'client, us each':>16}"
+    )
+    for size, shards in product(given.nodes, given.shards):
+        with running_cluster(tls=given.tls, nodes=size, shards=shards) as (signed, writer, pids):
+            groups = len(signed.configuration.groups)
             time.sleep(2 * signed.configuration.op_time_us / 1e6 + 3)  # Nodes that began empty have recovered.
             for tasks in given.tasks:
                 found = run_loop(run(signed, writer, pids, tasks, given.seconds))
                 for name, (rate, nodes_us, client_us) in found.items():
                     print(
-                        f"{size:>6} {tasks:>6} {name:>5} {rate:>9,.0f} {nodes_us:>15.0f} {client_us:>16.0f}", flush=True
+                        f"{size:>6} {shards:>6} {groups:>6} {tasks:>6} {name:>5} {rate:>9,.0f} {nodes_us:>15.0f} "
+                        f"{client_us:>16.0f}",
+                        flush=True,
                     )
-                    told[f"{name}_n{size}_c{tasks}_nodes_us"] = nodes_us
+                    told[f"{name}_n{size}_s{shards}_c{tasks}_nodes_us"] = nodes_us
     write_json(given.json, told)
 
 
