@@ -167,9 +167,10 @@ class AntiEntropy:
             if self._pauses.get(peer, 0):
                 self._pauses[peer] -= 1
                 continue
-            # Recovering shards too: what is above the floor is stored there as any commit is.
+            # Shards that recover are left to that: all that they lack would be named, in vain, round after round.
+            shards = self.node.slots.shards
             self._peer, self._heard_us = peer, now_us
-            self._to_sum = deque(self._shards[peer])
+            self._to_sum = deque([number for number in self._shards[peer] if not shards[number].recovering])
             self._taken = self._useless = self._vain_bytes = 0
             self._wanted_in.clear()
             return

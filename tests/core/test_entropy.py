@@ -175,6 +175,29 @@ def test_the_budget_bounds_what_is_asked_for() -> None:
     assert agree(cluster.nodes[3], cluster.nodes[0])
 
 
+def test_shards_that_recover_are_left_to_that() -> None:
+    """Of what a wiped node lacks hardly anything is above its floor: naming it all, in each round, took most of the
+    time that recovery took."""
+    cluster = cluster_of()
+    client = cluster.client()
+    for token in [client.write(f"k{i}", b"v") for i in range(50)]:
+        finish(client, token)
+    cluster.start(3)
+    run(cluster, 3)
+    counts = cluster.nodes[0].request_counts
+    assert counts.get("ShardList", 0) == counts.get("ShardSums", 0) == 0
+    late = cluster.client()
+    cluster.down = {3}
+    cluster.advance(4 * S)
+    assert isinstance(finish(late, late.write("new", b"v")), Written)
+    cluster.down = set()
+    for shard in cluster.nodes[3].slots.shards:
+        cluster.nodes[3].slots.activate(shard)
+    run(cluster, 3)
+    assert value_of(late, "new") == b"v"
+    assert slot("new") in cluster.nodes[3].slots.current
+
+
 @pytest.mark.parametrize(("count", "size", "bytes_per_s"), [(40, 100, 4 << 20), (60, 3000, 20_000), (200, 50, 50_000)])
 def test_a_node_that_was_away_is_complete_within_the_stated_time(count: int, size: int, bytes_per_s: int) -> None:
     """docs/operations.md: two seconds for each peer, one that is down among them, and the bytes at so many a second."""
