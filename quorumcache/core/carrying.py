@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Container, Iterable
 from itertools import islice
+from typing import Final
 
 import msgspec
 
@@ -19,6 +20,11 @@ from quorumcache.core.keys import Key
 from quorumcache.core.memory import Memory, Pool
 from quorumcache.core.model import header_time, header_writer, stamp_time
 from quorumcache.core.slots import Slots
+from quorumcache.core.values import Values
+
+#: Of its bound of memory, what a node spends on values of shards that it left, as they are read for reports, is one
+#: part in so many.
+LEFT_PART: Final = 4
 
 
 class Carried(msgspec.Struct, frozen=True):
@@ -67,8 +73,9 @@ def carry(old: Slots, new: Slots, key: bytes, now_us: int, counting: Container[b
     `old` has them.
 
     What stays is not copied but handed over, so that most of it costs nothing: `old` is left with the entries of those
-    shards that the node leaves, for reports to those that join (core/ended.py), and with its floors. Its journal is
-    handed over too: it then names all that is another than what storage has, but for the configuration itself.
+    shards that the node leaves, for reports to those that join (core/ended.py), and with its floors. Of values that
+    storage has too, none of theirs stays in memory. Its journal is handed over as well: it then names all that is
+    another than what storage has, but for the configuration itself.
 
     1. A shard in which it stays keeps its floor, its entries, its open promises, and whether it is recovering.
     2. One that it joins begins with a floor 2 max_skew above its clock of now, and recovering: since it holds the
@@ -140,7 +147,13 @@ class _Left:
         """Leave `old` with these, and of the rest with what is known of its shards."""
         old = self._old
         old.current, old.keys, old.open, old.promises = self.current, self._keys, {}, OrderedDict()
-        old.values = old.journal = None
+        old.journal = None
+        old.memory = Memory(old.configuration, old.memory.bytes_max // LEFT_PART, 0)
+        if old.values is not None:
+            old.values = values = Values(old, old.values.stored_bytes_max, old.values.kept_bytes_max)
+            for held in self.current.values():
+                if held.row and values.may_leave(held):
+                    held.salted = b""
         for number, shard in enumerate(old.shards):
             if number in stays:
                 old.shards[number] = Shard(number, shard.floor_us, shard.recovering)

@@ -13,6 +13,8 @@ from quorumcache.core import messages as m
 from quorumcache.core.node import Node
 from quorumcache.core.seals import Ending
 
+#: For how long after the last report a node keeps what is in the shards that it left.
+LEFT_KEPT_US: Final = 3_600_000_000
 _FOR_JOINERS: Final = "reports of an epoch that has ended are for the nodes of the next"
 
 
@@ -29,13 +31,25 @@ class Ended:
         self.node = node
         self.ending = ending
         self._successor = ending.successor.configuration
-        #: Shards that it left, and cannot report of: it had no room for the values when it went on.
-        self._lost: frozenset[int] = frozenset()
+        #: Until when it keeps what it left; None while it has not gone on, and keeps all.
+        self._kept_to_us: int | None = None
+        self._is_forgotten = False
 
-    def went_on(self) -> None:
+    def went_on(self, now_us: int) -> None:
         """The node of the next epoch took over what stays."""
-        slots = self.node.slots
-        self._lost = frozenset(slots.shard(slot).number for slot, held in slots.current.items() if not held.salted)
+        self._kept_to_us = now_us + LEFT_KEPT_US
+
+    def keeps_left(self, now_us: int) -> bool:
+        """Whether it went on, and keeps what is in the shards that it left. When nobody asked for long it forgets."""
+        if self._kept_to_us is None:
+            return False
+        if now_us >= self._kept_to_us and not self._is_forgotten:
+            self._is_forgotten = True
+            slots = self.node.slots
+            slots.current, slots.keys = {}, {}
+            for shard in slots.shards:
+                shard.slots = {}
+        return not self._is_forgotten
 
     def handle(self, request: m.Request, now_us: int, client: bytes | None = None) -> m.Reply:
         """Answer a request of the epoch, as `Node.handle`: with a report of a shard that this node does not recover
@@ -62,8 +76,10 @@ class Ended:
         if shards[request.shard].recovering:
             # Counted among q that know nothing, this report would hide what the others know.
             return self._silent(request, now_us, "this node was recovering the shard itself when it sealed")
-        if request.shard in self._lost:
-            return self._silent(request, now_us, "this node left the shard, and had no room to keep its values in mind")
+        if self._kept_to_us is not None:
+            if not self.keeps_left(now_us):
+                return self._silent(request, now_us, "this node left the shard long ago, and has forgotten it")
+            self._kept_to_us = now_us + LEFT_KEPT_US
         return node.handle(request, now_us)
 
     def _silent(self, request: m.Request, now_us: int, why: str) -> m.Reject:

@@ -282,7 +282,7 @@ class Membership:
         self.node = self._serving = self._make_node(after, verifier)
         carried = self._carry(old, self.node, now_us)
         if self.ended is not None:
-            self.ended.went_on()
+            self.ended.went_on(now_us)
         self.configuration, self._digest = after, after.digest
         self._ending = self._ending_of(after)
         self.moved.append(Moved(before, step, carried))

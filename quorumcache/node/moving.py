@@ -7,8 +7,7 @@ must not know sockets, or when a node may activate (core/membership.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -23,9 +22,6 @@ from quorumcache.core.slots import Slots
 from quorumcache.core.succession import counting
 from quorumcache.errors import DiskFailed
 from quorumcache.storage import Identity, NotStored, Storage
-
-#: Of its bound of memory, what a node spends on the values of shards that it left is one part in so many.
-LEFT_PART: Final = 4
 
 
 class Resumed(msgspec.Struct, frozen=True):
@@ -45,10 +41,11 @@ def carry_with(storage: Storage) -> Carry:
     """
 
     def carry_over(old: Node, new: Node, now_us: int) -> Carried:
+        if storage.keeps:
+            _write(storage, old)  # So that all that it leaves has a row.
         carried = carry(old.slots, new.slots, new.key, now_us, new.verifier.chain)
         if storage.keeps:
-            _keep_left(storage, old.slots, old.limits.bytes_max // LEFT_PART)
-            _move(storage, new)
+            _move(storage, new, list(old.slots.current.values()))
         return carried
 
     return carry_over
@@ -80,53 +77,69 @@ def resume(
     node = node_of(len(chain) - 1)
     if not storage.open(_identity_of(node), node.slots, earlier):
         return None
+    if found:
+        _, node = found[0]
+    node.slots.journal = Journal()
+    _drop_unserved(node)
     if not found:
+        if node.slots.journal:
+            _or_close(storage, lambda: _write(storage, node))
+        node.slots.journal = None
         return Resumed(node)
     place, node = found[0]
-    node.slots.journal = Journal()
     if node.slots.types:
         # Keys' own barriers are not stored: this one stands in for all of them.
         node.slots.key_barrier_us = now_us + 2 * node.configuration.max_skew_us
     for after in range(place + 1, len(chain)):
         before, node = node, node_of(after)
         carried = carry(before.slots, node.slots, key, now_us, node.verifier.chain)
-    try:
-        _move(storage, node)
-    except DiskFailed:
-        storage.close()
-        raise
+    _or_close(storage, lambda: _move(storage, node))
     node.slots.journal = None
     return Resumed(node, carried, before.configuration)
 
 
-def _move(storage: Storage, node: Node) -> None:
+def _drop_unserved(node: Node) -> None:
+    """Drop what an earlier epoch left in storage: entries of shards that the node serves no more."""
+    groups, slots = node.configuration.shard_groups, node.slots
+    for shard in slots.shards:
+        if shard.slots and node.index not in groups[shard.number].members:
+            for slot in list(shard.slots):
+                slots.leave(slot)
+
+
+def _move(storage: Storage, node: Node, left: Sequence[Held] = ()) -> None:
     slots = node.slots
     journal = slots.journal
     assert journal is not None, "a node with storage has one"
+    _or_fail(node.configuration.epoch, lambda: storage.move(_identity_of(node), journal, slots, left))
+    journal.clear()
+
+
+def _write(storage: Storage, node: Node) -> None:
+    journal = node.slots.journal
+    assert journal is not None, "a node with storage has one"
+    if journal:
+        _or_fail(node.configuration.epoch + 1, lambda: storage.write(journal, node.slots))
+        journal.clear()
+
+
+def _or_fail(epoch: int, write: Callable[[], None]) -> None:
     try:
-        storage.move(_identity_of(node), journal, slots)
+        write()
     except NotStored as fault:
         raise DiskFailed(
-            f"{fault}: the next epoch, {node.configuration.epoch}, has begun, and storage cannot go along. Make room "
-            "and start the node again: it goes over then"
+            f"{fault}: the next epoch, {epoch}, has begun, and storage cannot go along. Make room and start the node "
+            "again: it goes over then"
         ) from None
-    journal.clear()
+
+
+def _or_close(storage: Storage, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except DiskFailed:
+        storage.close()
+        raise
 
 
 def _identity_of(node: Node) -> Identity:
     return Identity(node.configuration.cluster_id, node.configuration.digest, node.key)
-
-
-def _keep_left(storage: Storage, old: Slots, bytes_max: int) -> None:
-    """Have in memory the values of shards that the node left, as far as there is room: storage is about to forget
-    them. Of a shard whose values it lacks it does not report."""
-    wanted: list[Held] = []
-    used = 0
-    for shard in old.shards:
-        lacking = [held for held in old.held_in(shard) if not held.salted]
-        size = sum(held.size for held in lacking)
-        if used + size <= bytes_max:
-            wanted += lacking
-            used += size
-    for held, salted in zip(wanted, storage.fetch(wanted), strict=True):
-        held.salted = salted

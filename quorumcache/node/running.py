@@ -10,7 +10,7 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Iterator
 from typing import Any, Final
 
 from quorumcache.core import messages as m
@@ -22,6 +22,7 @@ from quorumcache.core.membership import Membership, Moved
 from quorumcache.core.node import Node, NodeLimits
 from quorumcache.core.seals import Step
 from quorumcache.core.succession import counting
+from quorumcache.core.values import Values
 from quorumcache.errors import ConfigurationError, DiskFailed, Misuse
 from quorumcache.net.peers import Peers
 from quorumcache.net.server import NodeServer
@@ -33,6 +34,8 @@ from quorumcache.wire.keys import SigningKey, verify
 from quorumcache.wire.sealrecord import SealRecord
 
 TICK_S: Final = 0.05
+#: How many entries of shards that the node left go at a time.
+FORGET_AT_ONCE: Final = 256
 #: How often storage that failed is asked whether it takes writes again.
 PROBE_S: Final = 1.0
 
@@ -188,29 +191,43 @@ class RunningNode:
     def lacking(self, request: m.Request) -> int:
         """How many bytes of values the answer just given to the request lacks, because only storage has them: then
         `fetch`, and ask again. 0: it is whole."""
-        values = self.node.slots.values
-        if values is None or not values.lacking_bytes:
+        node = self.node
+        values = node.slots.values
+        if values is None:
             return 0
+        if not values.lacking_bytes:
+            ended = self.membership.ended
+            values = None if ended is None else ended.node.slots.values
+            if ended is None or values is None or not values.lacking_bytes:
+                return 0
+            node = ended.node
         size, values.lacking_bytes = values.lacking_bytes, 0
-        self.node.request_counts[type(request).__name__] -= 1  # It is asked once, whatever it takes.
+        node.request_counts[type(request).__name__] -= 1  # It is asked once, whatever it takes.
         return size
 
     def fetch(self) -> bool:
         """Fetch what answers lacked, all at once. False where that cannot be had: those answers cannot be given, and
         the node is about to end."""
-        values = self.node.slots.values
-        if values is None:
-            return True
-        missing = list(values.missing)
-        try:
-            found = self.storage.fetch(missing)
-        except DiskFailed as fault:
-            values.missing.clear()
-            self._fail(fault)
-            return False
-        for held, salted in zip(missing, found, strict=True):
-            values.warm(held, salted)
+        for values in self._values():
+            missing = list(values.missing)
+            try:
+                found = self.storage.fetch(missing) if missing else []
+            except DiskFailed as fault:
+                values.missing.clear()
+                self._fail(fault)
+                return False
+            for held, salted in zip(missing, found, strict=True):
+                values.warm(held, salted)
         return True
+
+    def _values(self) -> Iterator[Values]:
+        """Of the present epoch, and of what the node left with the last one."""
+        nodes = [self.node]
+        if self.membership.ended is not None and self.membership.ended.node is not self.node:
+            nodes.append(self.membership.ended.node)
+        for node in nodes:
+            if node.slots.values is not None:
+                yield node.slots.values
 
     def _fail(self, fault: DiskFailed) -> None:
         self.failure = self.failure or fault
@@ -333,13 +350,15 @@ class RunningNode:
         """Write what changed since the last call. True where all that was answered so far is as durable as it has to
         be; else what to wait for until it is. False where storage takes no more: then nothing has changed after all,
         and what was answered since the last call has to be asked again."""
-        journal, values = self._journal, self.node.slots.values
+        journal, values, ended = self._journal, self.node.slots.values, self.membership.ended
         if self._is_stuck:
             return False
         if journal is None:
             return True
         if values is not None:
             values.settle()
+        if ended is not None and ended.node.slots.values is not None:
+            ended.node.slots.values.settle()
         if journal and not self.node.slots.frozen:
             try:
                 self.storage.write(journal, self.node.slots)
@@ -389,6 +408,16 @@ class RunningNode:
             self.server.moved(self.configuration)
         if self._background is not None and moved[-1].carried is not None:
             self._begin_term(self.clock_us(), moved[-1].carried.joined, moved[-1].before)
+
+    def _forget_left(self) -> None:
+        """Forget what the node left with its last epoch, bit by bit, when nobody asks for it any more."""
+        ended = self.membership.ended
+        keeps = ended is not None and ended.keeps_left(self.clock_us())
+        if self._journal is not None and not (self._is_stuck or self.node.slots.frozen):
+            try:
+                self.storage.forget_left(FORGET_AT_ONCE, latest=not keeps)
+            except NotStored as fault:
+                self._freeze(self._journal, fault)
 
     def _get_stuck(self, fault: DiskFailed) -> None:
         """Storage could not go along: the node is in no epoch. It says nothing any more, and writes nothing; its next
@@ -442,6 +471,7 @@ class RunningNode:
                 if self.node.slots.frozen:
                     self._thaw()
                 self.node.tick(self.clock_us())
+                self._forget_left()
                 waiting = self.stored()
                 if not isinstance(waiting, bool):
                     await waiting

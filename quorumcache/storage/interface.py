@@ -53,10 +53,16 @@ class Storage(Protocol):
     def write(self, journal: Journal, slots: Slots) -> None:
         """Write what the journal names as the slots have it now, all or nothing. Raises NotStored."""
 
-    def move(self, identity: Identity, journal: Journal, slots: Slots) -> None:
+    def move(self, identity: Identity, journal: Journal, slots: Slots, left: Sequence[Held] = ()) -> None:
         """As `write`, and from then on what is stored is that of `identity`, the node's in its next epoch: `carry` has
-        handed over the slots, and the journal with all that is another now. Raises NotStored; then what is stored is of
-        the epoch before and the node has to stop, for the next one has begun. Its next start does it again."""
+        handed over the slots, and the journal with all that is another now. What it says went of `left` can be fetched
+        until `forget_left`, or until the next start, which finds it among the rest. Raises NotStored; then what is
+        stored is of the epoch before and the node has to stop, for the next one has begun. Its next start does it
+        again."""
+
+    def forget_left(self, count: int, *, latest: bool) -> int:
+        """Forget at most so many entries that earlier moves left, and those of the latest too; returns how many.
+        Raises NotStored."""
 
     def fetch(self, entries: Sequence[Held]) -> list[bytes]:
         """Salt and value of each of these entries, which are stored and of which memory lacks the values, in a few

@@ -22,8 +22,12 @@ class MemoryStorage:
     def write(self, journal: Journal, slots: Slots) -> None:
         """Nothing to do."""
 
-    def move(self, identity: Identity, journal: Journal, slots: Slots) -> None:
+    def move(self, identity: Identity, journal: Journal, slots: Slots, left: Sequence[Held] = ()) -> None:
         """Nothing to do."""
+
+    def forget_left(self, count: int, *, latest: bool) -> int:
+        """There is nothing."""
+        return 0
 
     def fetch(self, entries: Sequence[Held]) -> list[bytes]:
         """There is nothing that memory lacks."""

@@ -7,7 +7,7 @@ once, and again only where some of them go before others. It must not know files
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Final
 from zlib import crc32
 
@@ -139,15 +139,23 @@ def _write_totals(database: sqlite3.Connection, totals: Totals) -> None:
 
 class Change:
     """What has to be written for a journal. Making it numbers the rows of what is new; `settle` (it was written) keeps
-    that and brings `prepares` up to date, `forget` (it was not) takes the numbers back. `totals` are those after it."""
+    that and brings `prepares` up to date, `forget` (it was not) takes the numbers back. `totals` are those after it.
+    `kept`: batches whose rows stay, though nothing in the slots has them."""
 
     def __init__(
-        self, journal: Journal, slots: Slots, totals: Totals, prepares: dict[int, Prepare], next_row: int
+        self,
+        journal: Journal,
+        slots: Slots,
+        totals: Totals,
+        prepares: dict[int, Prepare],
+        next_row: int,
+        kept: Container[Batch] = (),
     ) -> None:
         self.next_row = next_row
         self._prepares = prepares
         self._fresh: list[Held | Promise | Batch] = []
-        self._released = [batch for batch in dict.fromkeys(journal.released) if batch.row and not batch.held_count]
+        released = dict.fromkeys(journal.released)
+        self._released = [batch for batch in released if batch.row and not batch.held_count and batch not in kept]
         self._shards = [
             (s.number, s.floor_us, state, _crc((s.number, s.floor_us, state)))
             for s, state in ((s, slots.state_of(s)) for s in journal.shards.values())
@@ -301,6 +309,15 @@ class Change:
         """It was not."""
         for thing in self._fresh:
             thing.row = 0
+
+
+def forget(database: sqlite3.Connection, entries: Sequence[Held], batches: Sequence[Batch], totals: Totals) -> Totals:
+    """Delete these rows, which the totals count; returns those after it. In the caller's transaction."""
+    database.executemany("DELETE FROM entries WHERE id = ?", [(held.row,) for held in entries])
+    database.executemany("DELETE FROM batches WHERE id = ?", [(batch.row,) for batch in batches])
+    totals = totals.plus(-len(entries), -sum(term(held.digest) for held in entries), 0, 0)
+    _write_totals(database, totals)
+    return totals
 
 
 def _promised(promises: dict[Promise, None]) -> Promised:

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,7 @@ from quorumcache.errors import DiskFailed, Misuse
 from quorumcache.storage import rows
 from quorumcache.storage.directory import BROKEN, RUNNING, STOPPED, Directory, sync
 from quorumcache.storage.interface import DURABILITIES, Earlier, Identity, NotStored
+from quorumcache.storage.left import Left
 from quorumcache.storage.rows import Damaged
 from quorumcache.storage.syncing import Syncer
 from quorumcache.storage.wal import frames_beyond
@@ -81,6 +82,7 @@ class SqliteStorage:
         self._moved_bytes = 0
         self._totals = rows.Totals()
         self._prepares: dict[int, rows.Prepare] = {}
+        self._left = Left()
         self._next_row = 1
         self._failed = False
         self._damaged = False
@@ -252,36 +254,74 @@ class SqliteStorage:
 
     def write(self, journal: Journal, slots: Slots) -> None:
         """See `Storage.write`."""
-        self._write(journal, slots, None)
+        self._write(rows.Change(journal, slots, self._totals, self._prepares, self._next_row, self._left.batches))
 
-    def move(self, identity: Identity, journal: Journal, slots: Slots) -> None:
+    def move(self, identity: Identity, journal: Journal, slots: Slots, left: Sequence[Held] = ()) -> None:
         """See `Storage.move`."""
-        self._write(journal, slots, identity)
+        self._left.move(journal, left)
+        again = self._left.come_again(slots.configuration, identity.key)
 
-    def _write(self, journal: Journal, slots: Slots, identity: Identity | None) -> None:
+        def also(database: sqlite3.Connection, totals: rows.Totals) -> rows.Totals:
+            rows.forget_shards(database, len(slots.shards))
+            rows.write_identity(database, identity)
+            batches = self._left.free_after(again)
+            self._left.forget(again)
+            return rows.forget(database, again, batches, totals) if again else totals
+
+        kept = self._left.batches
+        self._write(rows.Change(journal, slots, self._totals, self._prepares, self._next_row, kept), also)
+
+    def _write(
+        self,
+        change: rows.Change,
+        also: Callable[[sqlite3.Connection, rows.Totals], rows.Totals] | None = None,
+    ) -> None:
         database = self._database
         assert database is not None
-        change = rows.Change(journal, slots, self._totals, self._prepares, self._next_row)
         try:
             database.execute("BEGIN IMMEDIATE")
             change.write(database)
-            if identity is not None:
-                rows.forget_shards(database, len(slots.shards))
-                rows.write_identity(database, identity)
+            if also is not None:
+                change.totals = also(database, change.totals)
             database.execute("COMMIT")
         except sqlite3.Error as fault:
             change.forget()
-            self._failed = True
-            with contextlib.suppress(sqlite3.Error):
-                database.execute("ROLLBACK")
-            raise NotStored(f"{self._path}: {fault}") from fault
+            raise self._not_stored(database, fault) from fault
         change.settle()
-        self._totals, self._next_row = change.totals, change.next_row
+        self._next_row = change.next_row
+        self._wrote(database, change.totals)
+
+    def _not_stored(self, database: sqlite3.Connection, fault: sqlite3.Error) -> NotStored:
+        self._failed = True
+        with contextlib.suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        return NotStored(f"{self._path}: {fault}")
+
+    def _wrote(self, database: sqlite3.Connection, totals: rows.Totals) -> None:
+        self._totals = totals
         self.transactions_count += 1
         if self._syncer is not None:
             self._syncer.wrote()
         if self.transactions_count % 64 == 0:
             self._keep_log_short(database)
+
+    def forget_left(self, count: int, *, latest: bool) -> int:
+        """See `Storage.forget_left`."""
+        database = self._database
+        gone = self._left.first(count, latest=latest)
+        if not gone:
+            return 0
+        assert database is not None
+        batches = self._left.free_after(gone)
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            totals = rows.forget(database, gone, batches, self._totals)
+            database.execute("COMMIT")
+        except sqlite3.Error as fault:
+            raise self._not_stored(database, fault) from fault
+        self._left.forget(gone)
+        self._wrote(database, totals)
+        return len(gone)
 
     def fetch(self, entries: Sequence[Held]) -> list[bytes]:
         """See `Storage.fetch`."""

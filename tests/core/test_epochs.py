@@ -114,7 +114,7 @@ class Move:
         else:
             ended = self.sealed[was.index]
             joined = carry(ended.node.slots, node.slots, info.key, now_us, node.verifier.chain).joined
-            ended.went_on()
+            ended.went_on(now_us)
         self.new.nodes[index] = node
         self.new.down.discard(index)
         if joined:

@@ -215,3 +215,27 @@ def test_only_an_epoch_that_was_sealed_has_ended() -> None:
     node = Cluster(configuration=FIRST).nodes[0]
     with pytest.raises(ValueError, match="goes on"):
         Ended(node, Ending(FIRST, node.key, node.sign, verify, lambda _successor: None))
+
+
+def test_what_a_node_left_is_kept_as_long_as_somebody_asks() -> None:
+    """0022: an hour after the last report it is forgotten. Who leaves the cluster keeps it as long as it runs."""
+    cluster = Cluster(configuration=FIRST)
+    entry = Draft(FIRST).put("k", b"v1").entry()
+    cluster.nodes[0].handle(passed_on(entry, FIRST), START_US)
+    leaves, leaves_all = (ended(cluster.nodes[i], replaced(FIRST, (1, 2, 3), 1)) for i in (0, 0))
+    leaves.went_on(START_US)
+    client = key_of("joiner 0").public
+
+    def reported(by: Ended, after_s: int) -> bool:
+        request = m.Report(1, FIRST.digest, 0, b"")
+        reply = by.handle(request, START_US + after_s * SECOND_US, client)
+        assert isinstance(reply, m.ReportReply | m.Reject)
+        return isinstance(reply, m.ReportReply) and reply.entries == [entry]
+
+    assert reported(leaves, 3500)
+    assert reported(leaves, 7000), "an hour from then on"
+    assert not leaves_all.keeps_left(START_US)
+    assert reported(leaves_all, 100_000)
+    assert leaves.keeps_left(START_US + 10_000 * SECOND_US)
+    assert not leaves.keeps_left(START_US + 11_000 * SECOND_US)
+    assert not reported(leaves, 11_000)

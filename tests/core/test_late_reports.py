@@ -13,7 +13,6 @@ from copy import deepcopy
 
 import pytest
 
-from quorumcache.core import amend
 from quorumcache.core import messages as m
 from quorumcache.core.carrying import carry
 from quorumcache.core.certificate import Verifier

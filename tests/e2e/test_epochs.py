@@ -22,7 +22,7 @@ import pytest
 from quorumcache.client import Client, NearCache
 from quorumcache.client.watching import Gap
 from quorumcache.core import amend
-from quorumcache.core.config import Configuration, NamespaceInfo, SignedConfiguration
+from quorumcache.core.config import Configuration, NamespaceInfo, NodeInfo, SignedConfiguration
 from quorumcache.core.node import NodeLimits
 from quorumcache.errors import ConfigurationError, DiskFailed, OutcomeUnknown, PermissionDenied, Unavailable
 from quorumcache.net.moving import Progress, move
@@ -263,15 +263,18 @@ async def test_a_node_whose_disk_is_full_goes_over_at_its_next_start(tmp_path: P
             key = founded.nodes[2]
             full = cluster.running[key.public]
             assert 0 < full.status()["values_in_memory"] < 40
+            await cluster.refilled()  # Of a shard that it leaves, and was recovering, nobody reports.
             assert isinstance(full.storage, SqliteStorage)
             database = full.storage._database
             assert database is not None
             database.execute("PRAGMA query_only = 1").fetchall()
-            # One more node: it leaves some shards.
-            new, place = SigningKey.generate(), f"127.0.0.1:{cluster.spare[0]}"
-            joining = asyncio.create_task(cluster.join(new))
-            after = amend.add_node(cluster.configuration, "n4", new.public, address=place)
-            changing = asyncio.create_task(cluster.change(after))
+            # Two more nodes at once: where both join, those that leave have to report, of what is on their disks alone.
+            new = [SigningKey.generate() for _ in range(2)]
+            places = [f"127.0.0.1:{port}" for port in cluster.spare]
+            joining = [asyncio.create_task(cluster.join(each)) for each in new]
+            first = cluster.configuration
+            nodes = (*first.nodes, *(NodeInfo(4 + i, f"n{4 + i}", new[i].public, places[i]) for i in range(2)))
+            changing = asyncio.create_task(cluster.change(amend.successor_of(first, nodes=nodes)))
             await asyncio.wait_for(full.failed.wait(), 20)
             assert isinstance(full.failure, DiskFailed)
             assert "cannot go along" in str(full.failure)
@@ -280,7 +283,7 @@ async def test_a_node_whose_disk_is_full_goes_over_at_its_next_start(tmp_path: P
             assert again.resumed
             assert again.configuration.epoch == 2
             assert again.status()["entries"] > 0
-            await asyncio.gather(joining, changing)
+            await asyncio.gather(*joining, changing)
             await cluster.refilled()
             for name, value in values.items():
                 assert await client.get(name) == value

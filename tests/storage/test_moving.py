@@ -13,10 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from quorumcache.core import amend
+from quorumcache.core import messages as m
 from quorumcache.core.carrying import Carried, carry
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration, WriterInfo
 from quorumcache.core.journal import Journal
+from quorumcache.core.model import header_slot
 from quorumcache.core.node import Node, NodeLimits
 from quorumcache.core.slots import Slots
 from quorumcache.core.values import Values
@@ -27,6 +29,7 @@ from quorumcache.wire.keys import verify
 from tests.cluster import START_US, configuration_of, key_of
 from tests.core.test_epochs import with_nodes
 from tests.making import Draft
+from tests.slot_steps import KEYS as STEP_KEYS
 from tests.slot_steps import SECOND_US, apply, picture, steps
 from tests.storage.test_sqlite import SOME, directory, killed
 
@@ -368,21 +371,84 @@ def test_a_node_whose_disk_is_full_when_it_goes_over_has_to_stop_and_can_start_a
     crashed.storage.close()
 
 
-def test_values_of_shards_that_it_left_are_kept_as_far_as_there_is_room(tmp_path: Path) -> None:
-    """Storage forgets them: what finds no place in a quarter of the node's memory is gone, and not reported."""
+def test_what_it_left_can_be_read_until_it_is_forgotten(tmp_path: Path) -> None:
+    """Members that join may ask for it; after a start nobody can, and it goes."""
     home = Home(tmp_path / "a", limits=NodeLimits(bytes_max=400_000))
     for number in range(120):
-        home.put(number, size=5000)
-    cool(home.node.slots, 120)
-    assert not any(held.salted for held in home.node.slots.current.values())
+        home.put(number, size=5000 + number)
+    cool(home.node.slots, 60)
     old = home.node
+    expected = seen(home.storage, old.slots)["entries"]
     home.next(_replacing(FIRST))
-    kept = [held for held in old.slots.current.values() if held.salted]
-    size = sum(held.size for held in kept)
-    assert 0 < size <= 100_000
-    for number in (2, 3):
-        held = list(old.slots.held_in(old.slots.shards[number]))
-        assert held
-        assert all(each.salted for each in held) or not any(each.salted for each in held)
-    assert any(not held.salted for held in old.slots.current.values()), "there was no room for all"
+    left = old.slots.current
+    assert left
+    assert {old.slots.shard(where).number for where in left} == {2, 3}
+    assert not any(held.salted for held in left.values()), "memory is for what it serves"
+    assert old.slots.values is not None
+    for request in (m.Report(1, FIRST.digest, number, b"") for number in (2, 3)):
+        reply = old.handle(request, home.now_us)
+        assert isinstance(reply, m.ReportReply)
+        missing = list(old.slots.values.missing)
+        assert len(missing) == len(reply.entries) > 0
+        for held, salted in zip(missing, home.storage.fetch(missing), strict=True):
+            old.slots.values.warm(held, salted)
+        reply = old.handle(request, home.now_us)
+        assert isinstance(reply, m.ReportReply)
+        assert all(entry == expected[header_slot(entry.header)][1] for entry in reply.entries)
+        old.slots.values.settle()
+    assert old.slots.memory.bytes_used <= 100_000
+    again = home.killed("b")
+    assert counts(again.path)["entries"] == len(expected)
+    found = again.resume()
+    assert found is not None
+    assert set(again.node.slots.current) == set(home.node.slots.current)
+    assert counts(killed(again.path, tmp_path / "c"))["entries"] == len(again.node.slots.current)
+    again.storage.close()
+    assert home.storage.forget_left(7, latest=False) == 0
+    for _ in range(-(-len(left) // 7)):
+        home.storage.forget_left(7, latest=True)
+    assert home.storage.forget_left(7, latest=True) == 0
+    kept = home.seen()
     home.storage.close()
+    assert counts(home.path)["entries"] == len(kept["entries"]) < len(expected)
+    assert counts(home.path)["batches"] == len(kept["entries"])
+    assert loaded(home.path, home.node.configuration) == kept
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(steps, st.integers(0, 3), st.sampled_from(["nothing", "away", "back"])), max_size=6))
+@example([(SOME[0], 0, "away"), (SOME[1], 1, "nothing"), (SOME[2], 2, "back")])
+@example([(SOME[0], 0, "away"), (SOME[1], 0, "back"), (SOME[2], 0, "away"), (SOME[1], 3, "nothing")])
+def test_what_was_left_never_comes_back(epochs: list[Any]) -> None:
+    """Joining starts with the shard empty (protocol 11), whatever rows of an earlier membership there still are; and
+    batches that left entries share with others stay as long as any of them."""
+    with directory() as path:
+        storage, slots = begun(path / "a")
+        for number, (some, forgets, change) in enumerate(epochs):
+            before = slots.configuration
+            # A node stores nothing of shards that it does not serve.
+            apply(slots, [x for x in some if 0 in before.group_of(STEP_KEYS[x[1]]).members])
+            write(storage, slots)
+            names = {"nothing": None, "away": [0, 1, 2, 3, 6, 7, 8], "back": [0, 1, 2, 3, 4, 5]}[change]
+            after = CHANGES["nothing"](before) if names is None else with_nodes(before, names)
+            old = slots
+            slots = slots_of(after)
+            carry(old, slots, KEY, NOW_US, {bytes(32)})
+            assert slots.journal is not None
+            storage.move(identity_of(after), slots.journal, slots, list(old.current.values()))
+            slots.journal.clear()
+            storage.forget_left(forgets, latest=number % 2 > 0)
+            own = {s for s, group in enumerate(after.shard_groups) if 0 in group.members}
+            left = killed(path / "a", path / f"killed {number}")
+            found = loaded(left, after)
+            assert found is not None
+            served = {where: x for where, x in found["entries"].items() if after.shard_of(where) in own}
+            assert served == picture(slots)["entries"]
+            assert found["promises"] == picture(slots)["promises"]
+        while storage.forget_left(1, latest=True):
+            pass
+        expected = picture(slots)
+        storage.close()
+        assert loaded(path / "a", slots.configuration) == expected
+        assert counts(path / "a")["entries"] == len(slots.current)
+        assert counts(path / "a")["batches"] == len({id(held.batch) for held in slots.current.values()})
