@@ -235,10 +235,8 @@ class Engine:
     @property
     def hampered(self) -> bool:
         """Whether a correct node is recovering what it joined and cannot end that: of the members before, too many had
-        lost their memory, or the next epoch began before it was done. It evicts nothing then, and does not count where
-        others only lag."""
-        is_alone = self.epochs is None or len(self.epochs.chain) <= 2
-        if (self.keeps_state and is_alone) or self.phase == "faults":
+        lost their memory. It evicts nothing then, and does not count where others only lag."""
+        if self.keeps_state or self.phase == "faults":
             return False
         return any(node.joining is not None and not node.is_byzantine for node in self.moving)
 

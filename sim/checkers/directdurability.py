@@ -44,8 +44,6 @@ class DirectDurability(Checker):
         members = self.view.configuration.group_of(op.slot).members
         nodes = [self.view.node_at(i) for i in members]
         liars = sum(node.is_byzantine for node in nodes)
-        if "epochs" in self.view.features:
-            liars = self.view.configuration.f  # It may have been acknowledged in an epoch that others were part of.
         correct = [node for node in nodes if not node.is_byzantine]
         holders = [node for node in correct if holds(node, op)]
         gone = sum(node not in holders and node.lost_count > lost[node.number] for node in correct)

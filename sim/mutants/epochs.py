@@ -15,7 +15,7 @@ from quorumcache.core.repair import Recovery
 from quorumcache.core.seals import Seals
 from quorumcache.core.slots import Slots
 from quorumcache.core.succession import check_link
-from sim.moving import MovingNode
+from sim.moving import MovingNode, SealMemory
 from sim.mutants.base import Catalogue, Patches
 from sim.mutants.nodes import commit_rules
 
@@ -88,6 +88,11 @@ def _seal_forgotten(patches: Patches) -> None:
         return mutant
 
     patches.wrap(MovingNode, "restart", make)
+
+
+@add("9: a node seals each epoch for one successor only after it has noted that", features_add=(*_EPOCHS, "crash"))
+def _seal_not_noted(patches: Patches) -> None:
+    patches.set(SealMemory, "remember", lambda self, before, successor: None)
 
 
 # --- what nodes take along ---

@@ -245,7 +245,7 @@ async def test_what_takes_too_much_memory_is_ended(source: str) -> None:
     "source",
     [
         "return string.find(string.rep('a', 300000), string.rep('a-', 3) .. 'b')",
-        "return string.match(string.rep('a', 5000), '.-b')",
+        "return string.match(string.rep('a', 9000), '.-b')",
         "return string.gsub(string.rep('a', 1000), '.*.*b', '')",
         "return ('x'):rep(100000):find('.-.-y')",
     ],
@@ -273,11 +273,31 @@ async def test_a_script_finds_no_way_out() -> None:
     assert plainly("return leak == nil and string.rep ~= nil and redis ~= nil") == 1
     with pytest.raises(Fault, match="bytecode"):
         run(b"\x1bLua", [], [], lambda words: None)
-    with pytest.raises(Fault, match="no"):
-        plainly("return setmetatable({}, {__index = function() error('no') end})")
+    assert plainly("return setmetatable({}, {__index = function() error('no') end})") == []
     assert plainly("local t = {} t[1] = t return 1") == 1
     with pytest.raises(Fault, match="stack limit"):
         plainly("local t = {} t[1] = t return t")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "string.rep('', 2147483647)",
+        "string.find(string.rep('(', 1000000), '%b()')",
+        "string.find(string.rep('a', 500000), string.rep('a', 1000000) .. 'b')",
+        "return setmetatable({}, {__index = function() while true do end end})",
+        "error(setmetatable({}, {__index = function() while true do end end}))",
+        "error(setmetatable({}, {__tostring = function() while true do end end}))",
+        "local t = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10} for _ = 1, 12 do t = {t, t, t, t, t, t, t, t, t, t} end return t",
+    ],
+)
+async def test_nothing_goes_on_where_no_hook_is(source: str) -> None:
+    """Inside one call of Lua's library, or after the script's end: each of these hung the gateway once, or for very
+    long. The test's own time limit is the bound."""
+    try:
+        assert plainly(source) in ([], None)
+    except Fault:
+        pass
 
 
 async def test_loaded_scripts_are_bounded() -> None:
