@@ -30,7 +30,11 @@ def apply(
     cluster: ClusterOption = None,
     timeout: Annotated[float, typer.Option(min=1, max=3600, help="Seconds that nodes get to go over.")] = 30.0,
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait until nodes that joined have what their groups hold.")
+        bool,
+        typer.Option(
+            "--wait/--no-wait",
+            help="Wait until nodes that joined have what their groups hold; before other nodes, until none recovers.",
+        ),
     ] = True,
     refill_timeout: Annotated[float, typer.Option(min=1, max=86400, help="Seconds to wait for that.")] = 600.0,
 ) -> None:
@@ -65,6 +69,8 @@ def apply(
     after = signed.configuration
     console = console_of()
     if after.digest != before.digest:
+        if wait and [node.key for node in before.nodes] != [node.key for node in after.nodes]:
+            _settle(console, before, refill_timeout)
         show = _Shown(console, before)
         progress = run_loop(move(before, signed, timeout_s=timeout, on_progress=show.update))
         show.end()
@@ -130,6 +136,30 @@ class _Shown:
         """The line is over."""
         if self._has_line:
             print(file=sys.stderr)
+
+
+def _settle(console: Console, before: Configuration, timeout_s: float) -> None:
+    """Before other nodes: wait until no node recovers. Who recovers as its epoch ends can tell those that join nothing,
+    and too many of them would have them wait for ever. Nodes that do not answer are nobody's hope anyway."""
+    from quorumcache.cli.loops import run_loop
+    from quorumcache.errors import Unavailable
+    from quorumcache.net.survey import survey
+
+    end_s, next_s = time.monotonic() + timeout_s, time.monotonic() + 2.0
+    while True:
+        reports = run_loop(survey(before, timeout_s=5.0))
+        busy = [report.node.name for report in reports if report.status and report.status.get("shards_recovering")]
+        if not busy:
+            return
+        if time.monotonic() >= end_s:
+            raise Unavailable(
+                f"no node was asked to change anything: {', '.join(busy)} still recovered after {timeout_s:g} s, and "
+                "nodes that join need them. Wait longer with --refill-timeout; --no-wait goes on all the same"
+            )
+        if time.monotonic() >= next_s:
+            next_s = time.monotonic() + 5.0
+            console.print(f"  waiting: {', '.join(busy)} recovers; the nodes change when that is done")
+        time.sleep(_LOOK_S)
 
 
 def _refill(console: Console, before: Configuration, signed: SignedConfiguration, timeout_s: float) -> None:

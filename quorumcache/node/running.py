@@ -398,7 +398,9 @@ class RunningNode:
         moved, self.membership.moved = self.membership.moved, []
         for move in moved:
             _log.info("%s", _words_of(self.info.name, move))
+        joining: list[int] = []
         if self._term is not None:
+            joining = self._term.joining
             self._term.cancel()
             self._old_terms.append(self._term)
             self._term = None
@@ -407,7 +409,10 @@ class RunningNode:
             self.info = self.configuration.nodes[self.node.index]
             self.server.moved(self.configuration)
         if self._background is not None and moved[-1].carried is not None:
-            self._begin_term(self.clock_us(), moved[-1].carried.joined, moved[-1].before)
+            # What it joined with the epoch before, and has not recovered, it asks the members of that epoch for too.
+            shards = self.node.slots.shards
+            joined = {*moved[-1].carried.joined, *(number for number in joining if shards[number].recovering)}
+            self._begin_term(self.clock_us(), joined, moved[-1].before)
 
     def _forget_left(self) -> None:
         """Forget what the node left with its last epoch, bit by bit, when nobody asks for it any more."""

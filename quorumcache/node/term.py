@@ -58,6 +58,7 @@ class Term:
         self._key = key
         self.recoveries = [Recovery(node, started_us, first_id=_first_id(), joined=joined)]
         self._before = before
+        self._joined = tuple(joined)
         if before is not None and joined:
             self.recoveries.append(Recovery(node, started_us, first_id=_first_id(), joined=joined, before=before))
         self._exact = ExactRecovery(node, started_us, first_id=_first_id())
@@ -92,6 +93,11 @@ class Term:
         for task in self.tasks:
             if task.done() and not task.cancelled():
                 task.result()
+
+    @property
+    def joining(self) -> list[int]:
+        """The shards that it joined, with this epoch or one before, and has not recovered yet."""
+        return [number for number in self._joined if self.node.slots.shards[number].recovering]
 
     @property
     def has_joined(self) -> bool:
