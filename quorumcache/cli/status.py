@@ -32,11 +32,22 @@ def status(
     Example: [bold]quorumcache status --cluster my-cluster[/bold]
     """
     from quorumcache.cli.loops import run_loop
+    from quorumcache.net.moving import chain_from
     from quorumcache.net.survey import survey
     from quorumcache.wire.founding import read_cluster_file
 
     configuration = read_cluster_file(cluster_path(cluster)).configuration
     reports = run_loop(survey(configuration, timeout_s=timeout))
+    if any(report.status is not None and _number(report.status, "epoch") > configuration.epoch for report in reports):
+        chain = run_loop(chain_from(configuration, timeout_s=timeout))
+        if chain:
+            typer.secho(
+                f"The cluster file is of epoch {configuration.epoch}; the cluster is in epoch {chain[-1].epoch}, and "
+                "its nodes show how it got there.",
+                err=True,
+            )
+            configuration = chain[-1]
+            reports = run_loop(survey(configuration, timeout_s=timeout))
     works = _works(configuration, reports)
     divergence = None
     if deep:
@@ -178,7 +189,11 @@ def _cells(configuration: Configuration, report: NodeReport) -> list[str]:
     told = report.status
     if told is None:
         return ["[red]down[/red]"]
-    if not _is_in_step(configuration, report):
+    if told.get("has_left") is True:
+        state = "[yellow]has left the cluster[/yellow]"
+    elif told.get("sealed_for"):
+        state = "[yellow]ended its epoch, waits for others[/yellow]"
+    elif not _is_in_step(configuration, report):
         state = "[yellow]another configuration[/yellow]"
     elif _number(told, "shards_recovering"):
         state = "[yellow]recovering[/yellow]"

@@ -98,11 +98,14 @@ class Engine:
         for info in self.configuration.nodes:
             self._connect(info)
         self._clean()
-        needed = len(self.links) - self.configuration.f
         end_s = self.loop.time() + wait_s_max
         while self._up() < len(self.links) and self.loop.time() < end_s:
-            if self._up() >= needed:
+            if self._up() >= len(self.links) - self.configuration.f:
                 end_s = min(end_s, self.loop.time() + 0.05)
+            elif self._up():
+                # Of the nodes that this configuration names some may have left since: any other can show that.
+                self.core.onward.look(now_us())
+                self._after()
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, end_s - self.loop.time())):

@@ -31,7 +31,7 @@ from quorumcache.core.epochmessages import (
 from quorumcache.core.following import Following
 from quorumcache.core.node import Node
 from quorumcache.core.seals import Ending, Seal, Step
-from quorumcache.core.succession import counting
+from quorumcache.core.succession import counting, lacks_history
 from quorumcache.errors import ConfigurationError
 
 #: How often a node that sealed hands the successor and the seals to the others, until enough have sealed.
@@ -298,7 +298,8 @@ class Membership:
         self.deadline_us = min(self.deadline_us, self._looking.deadline_us)
 
     def _following(self, now_us: int) -> Following:
-        return Following(self.configuration, self._verify, self._new_id, now_us, history=False)
+        history = lacks_history(self.configuration, self.known)
+        return Following(self.configuration, self._verify, self._new_id, now_us, history=history)
 
     def _new_id(self) -> int:
         self._next_id = (self._next_id + 1) & ((1 << 63) - 1)
@@ -350,6 +351,9 @@ class Membership:
         looking = self._looking
         if looking is None or not looking.receive(peer, reply):
             return
+        if len(looking.before) > len(self.known):
+            self.known = looking.before[::-1]
+            self.node.verifier.learn(counting(self.configuration, self.known))
         if looking.steps:
             self.advance(looking.steps, now_us)
         elif looking.sealed:

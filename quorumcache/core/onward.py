@@ -20,7 +20,7 @@ from quorumcache.core.outcome import UNKNOWN, Failed, Written
 from quorumcache.core.refusal import FieldWrite, PendingWrite
 from quorumcache.core.seals import Step
 from quorumcache.core.settle import Overtaken
-from quorumcache.core.succession import Verify, counting
+from quorumcache.core.succession import Verify, counting, lacks_history
 
 if TYPE_CHECKING:
     from quorumcache.core.coordinator import Coordinator
@@ -53,8 +53,7 @@ class Onward:
     @property
     def lacks_history(self) -> bool:
         """Whether certificates count that cannot be checked, for their configurations are not known."""
-        first = self.known[0] if self.known else self._context.configuration
-        return first.epoch > self._context.configuration.oldest_epoch
+        return lacks_history(self._context.configuration, self.known)
 
     @property
     def deadline_us(self) -> int | None:

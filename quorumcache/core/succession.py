@@ -132,6 +132,13 @@ def counting(after: Configuration, before: Sequence[Configuration]) -> list[Conf
     return [after, *(x for x in before if after.oldest_epoch <= x.epoch < after.epoch)]
 
 
+def lacks_history(configuration: Configuration, known: Sequence[Configuration]) -> bool:
+    """Whether certificates count in an epoch that cannot be checked, for the configurations that they name are none of
+    those `known` before it, the oldest first."""
+    first = known[0] if known else configuration
+    return first.epoch > configuration.oldest_epoch
+
+
 def changes(successor: Configuration, after: Configuration) -> tuple[str, ...]:
     """What changes, a line of words each, in a fixed order; what it means for entries where that is not plain."""
     lines = []

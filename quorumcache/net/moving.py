@@ -7,6 +7,7 @@ sessions; must not know how it is shown.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.epochmessages import signed_of
+from quorumcache.core.following import Following
 from quorumcache.core.seals import Seal, Seals, check_movable
 from quorumcache.core.succession import check_link
 from quorumcache.net.peers import Peers
@@ -120,3 +122,26 @@ async def move(
             if progress.is_done(before) or now_s >= end_s:
                 return progress
             await peers.heard(min(_AGAIN_S, max(0.001, end_s - now_s)))
+
+
+async def chain_from(trusted: Configuration, *, timeout_s: float) -> tuple[Configuration, ...]:
+    """The configurations that nodes show to have followed a trusted one, with seals; none where it is the last, or no
+    node that knows more answers in time."""
+    first_id = int.from_bytes(os.urandom(7), "big")
+    ids = itertools.count(first_id)
+    following = Following(trusted, verify, lambda: next(ids), 0, history=False)
+    async with Peers(trusted, [info.index for info in trusted.nodes], None) as peers:
+
+        def receive(node: int, reply: m.Reply) -> None:
+            following.receive(node, reply)
+
+        peers.on_reply = receive
+        end_s = time.monotonic() + timeout_s
+        while time.monotonic() < end_s and not following.steps:
+            following.wake(time.monotonic_ns() // 1000)
+            peers.send(following.outbox)
+            following.outbox.clear()
+            await peers.heard(0.05)
+            if following.is_answered:
+                break
+    return following.chain

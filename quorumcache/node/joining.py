@@ -44,7 +44,8 @@ async def wait_to_join(configuration: Configuration, key: bytes, record: SealRec
         current = step.successor.configuration
     ids = itertools.count(time.time_ns() >> 8)
     while current.node_by_key(key) is None:
-        following = Following(current, verify, lambda: next(ids), 0, history=False)
+        record.know(current)
+        following = Following(current, verify, lambda: next(ids), 0, history=True)
         async with Peers(current, [info.index for info in current.nodes], None) as peers:
 
             def receive(peer: int, reply: m.Reply, following: Following = following) -> None:
@@ -57,6 +58,8 @@ async def wait_to_join(configuration: Configuration, key: bytes, record: SealRec
                 following.outbox.clear()
                 following.sealed.clear()
                 await peers.heard(0.05)
+        for earlier in following.before:
+            record.know(earlier)
         for step in following.steps:
             # As if it had sealed: it serves no epoch before its first.
             record.remember(current, step.successor)

@@ -72,9 +72,10 @@ class RunningNode:
         if record is not None:
             record.check()
             for step in record.steps_from(configuration):
-                self._known.append(configuration)
-                self._steps.append(step)
+                record.know(configuration)
                 configuration = step.successor.configuration
+            record.know(configuration)
+            self._known, self._steps = record.past(configuration)
             self._remembered = record.remembered(configuration)
         info = configuration.node_by_key(key.public)
         if info is None:
@@ -446,9 +447,13 @@ class RunningNode:
         def receive(peer: int, reply: m.Reply) -> None:
             if membership.configuration is not configuration:
                 return
+            known = len(membership.known)
             try:
                 if not self._is_stuck:
                     membership.receive(peer, reply, self.clock_us())
+                if len(membership.known) > known:
+                    for earlier in membership.known:
+                        self._record.know(earlier)
             except ConfigurationError as problem:
                 _log.error("%s cannot follow the others to their epoch: %s", self.info.name, problem)
             except DiskFailed as fault:
@@ -523,6 +528,9 @@ class _NoRecord:
 
     def joined(self, before: Configuration) -> None:
         """Nothing to note."""
+
+    def know(self, configuration: Configuration) -> None:
+        """Nothing to keep."""
 
 
 def _words_of(name: str, move: Moved) -> str:

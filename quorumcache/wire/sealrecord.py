@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from quorumcache.core.config import Configuration, SignedConfiguration, parse_toml, to_toml
+from quorumcache.core.config import Configuration, SignedConfiguration, canonical, parse_toml, to_toml
 from quorumcache.core.config_rules import NODES_MAX
+from quorumcache.core.epochmessages import read_document
 from quorumcache.core.seals import Seal, Step, check_step
 from quorumcache.core.succession import CHAIN_MAX, check_link
 from quorumcache.errors import ConfigurationError
@@ -31,8 +32,8 @@ def record_beside(key_file: Path) -> Path:
 class SealRecord:
     """The record of one node's key, in `directory`. Files: `begun` names the key; for each epoch that ended,
     DIGEST.toml is the successor that the node sealed for, and DIGEST.seals shows that the next epoch has begun, where
-    DIGEST is that of the configuration that ended; DIGEST.joined, that a node which was new then has recovered. All
-    errors are ConfigurationErrors that name the file.
+    DIGEST is that of the configuration that ended; DIGEST.joined, that a node which was new then has recovered;
+    DIGEST.json is a configuration that it worked under. All errors are ConfigurationErrors that name the file.
     """
 
     def __init__(self, directory: Path, key: bytes) -> None:
@@ -105,6 +106,48 @@ class SealRecord:
     def has_joined(self, before: Configuration) -> bool:
         """Whether that was noted."""
         return self._read(self._file(before, "joined")) is not None
+
+    def know(self, configuration: Configuration) -> None:
+        """Keep a configuration, for later epochs in which its certificates count. Its digest vouches for it."""
+        self._write(self._file(configuration, "json"), canonical(configuration).decode("ascii"))
+
+    def past(self, configuration: Configuration) -> tuple[list[Configuration], list[Step]]:
+        """What is known of the epochs before this one: configurations, and the steps that led here from one of them,
+        both the oldest first. Steps are as they were written: whoever is shown them checks them."""
+        successors: dict[bytes, SignedConfiguration] = {}
+        kept: dict[bytes, Configuration] = {}
+        for file in sorted(self.directory.glob("*.toml")):
+            signed = self._parsed(file)
+            successors[signed.configuration.digest] = signed
+        for file in sorted(self.directory.glob("*.json")):
+            text = self._read(file)
+            try:
+                found = read_document((text or "").encode("ascii"))
+            except ConfigurationError as problem:
+                raise ConfigurationError(f"{file}: {problem}") from None
+            kept[found.digest] = found
+        known: list[Configuration] = []
+        steps: list[Step] = []
+        after, is_shown = configuration, True
+        while after.previous is not None and len(known) < CHAIN_MAX:
+            successor, before = successors.get(after.digest), after.previous
+            file = self.directory / f"{before.hex()}.seals"
+            text = self._read(file) if successor is not None else None
+            is_shown = is_shown and text is not None
+            if is_shown and successor is not None and text is not None:
+                steps.append(Step(successor, self._seals(file, text)))
+            earlier = kept.get(before) or (successors[before].configuration if before in successors else None)
+            if earlier is None:
+                break
+            known.append(earlier)
+            after = earlier
+        return known[::-1], steps[::-1]
+
+    def _parsed(self, file: Path) -> SignedConfiguration:
+        try:
+            return parse_toml(self._read(file) or "")
+        except ConfigurationError as problem:
+            raise ConfigurationError(f"{file}: {problem}") from None
 
     def steps_from(self, trusted: Configuration) -> tuple[Step, ...]:
         """The steps that this node took from a configuration on, each checked: so it finds its epoch again, whatever

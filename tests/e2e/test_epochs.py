@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -328,6 +329,41 @@ async def test_types_with_fields_go_along(tmp_path: Path) -> None:
             assert await maps.items() == {"a": b"1"}
             await maps.set("c", b"3")
             assert await maps.items() == {"a": b"1", "c": b"3"}
+
+
+async def test_who_comes_late_can_check_what_was_written_before(tmp_path: Path) -> None:
+    """Certificates of earlier epochs count: a node that joins with the file of a later one, nodes that start again with
+    it, clients with the first file and with the last."""
+    async with live(tmp_path, op_time_us=1_000_000) as cluster:
+        founded = cluster.founded
+        async with await Client.connect(founded.signed, key=founded.writers["alice"]) as client:
+            await client.set_many(dict.fromkeys(KEYS, b"first"))
+        for _ in range(2):
+            await cluster.change(
+                amend.set_quota(cluster.configuration, "default", (cluster.configuration.epoch + 1) << 24)
+            )
+        for key in founded.nodes[:2]:
+            await cluster.refilled()
+            await cluster.running.pop(key.public).stop()
+            await cluster.start(key, cluster.configuration)
+        await cluster.refilled()
+        new = SigningKey.generate()
+        joining = asyncio.create_task(cluster.join(new))
+        place = f"127.0.0.1:{cluster.spare[0]}"
+        await cluster.change(amend.replace_node(cluster.configuration, "n3", new.public, address=place))
+        await asyncio.wait_for(joining, 20)
+        await cluster.refilled()
+        assert len(cluster.running[new.public].node.slots.current) == len(KEYS)
+        await cluster.running.pop(founded.nodes[3].public).stop()
+        # A node that has nothing of the epochs before but the last file: it asks for them.
+        shutil.rmtree(cluster.record_of(founded.nodes[0]).directory)
+        await cluster.running.pop(founded.nodes[0].public).stop()
+        node = await cluster.start(founded.nodes[0], cluster.configuration)
+        await cluster.refilled()
+        assert len(node.node.slots.current) == len(KEYS)
+        for signed in (founded.signed, cluster.signed):
+            async with await Client.connect(signed) as late:
+                assert await late.get_many(KEYS, strict=True) == dict.fromkeys(KEYS, b"first")
 
 
 @pytest.mark.parametrize("storage", ["memory", "sqlite"])
