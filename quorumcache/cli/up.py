@@ -84,6 +84,7 @@ def _cluster_in(
 ) -> SignedConfiguration:
     """The cluster that is kept in a directory, or a new one there."""
     from quorumcache.errors import Misuse
+    from quorumcache.net.listening import free_ports
     from quorumcache.wire.founding import (
         begin_records,
         cluster_file_of,
@@ -94,7 +95,7 @@ def _cluster_in(
 
     if not directory.is_dir() or not cluster_file_of(directory).exists():
         count = 3 * f + 1 if size[0] is None else size[0]
-        ports = list(range(base_port, base_port + count)) if base_port is not None else _free_ports(count)
+        ports = list(range(base_port, base_port + count)) if base_port is not None else free_ports(count)
         founded = found_cluster(
             f=f,
             nodes=count,
@@ -124,18 +125,6 @@ def _cluster_in(
     return signed
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on right now."""
-    import socket
-    from contextlib import ExitStack
-
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 async def _up(
     directory: Path,
     f: int,
@@ -152,6 +141,7 @@ async def _up(
     from quorumcache.cli.loops import end_of_service
     from quorumcache.core.config import warnings_of
     from quorumcache.errors import Misuse
+    from quorumcache.net.listening import free_ports
     from quorumcache.wire.founding import cluster_file_of
 
     end = end_of_service()
@@ -179,7 +169,7 @@ async def _up(
         if not told.done():
             ports: dict[str, int] = {}
             for offset, name in enumerate(gateways, len(nodes)):
-                ports[name] = base_port + offset if base_port is not None else _free_ports(1)[0]
+                ports[name] = base_port + offset if base_port is not None else free_ports(1)[0]
                 arguments = ["--cluster", str(cluster), "--key", str(writer), "--port", str(ports[name])]
                 await children.start(name, [name, *arguments])
                 await _listening(ports[name], children)

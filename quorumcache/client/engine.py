@@ -217,6 +217,13 @@ class Engine:
             await future
         self._operations += 1
 
+    async def place(self) -> asyncio.Future[Outcome]:
+        """Take a place for one operation, waiting for it where all are taken: the future that its outcome goes to. Then
+        hand it to `core`, and `kick`."""
+        if not self.admit():
+            await self.admitted()
+        return self.loop.create_future()
+
     def leave(self, count: int) -> None:
         """Give back places whose operations went together with another."""
         self._operations -= count

@@ -158,9 +158,7 @@ class ExactMethods:
         client = cast("Client", self)
         engine = client._engine
         client._check_usable()
-        if not engine.admit():
-            await engine.admitted()
-        future: asyncio.Future[Outcome] = engine.loop.create_future()
+        future = await engine.place()
         engine.core.exact(slot, change, future)
         engine.kick()
         return await future

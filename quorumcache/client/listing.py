@@ -6,7 +6,6 @@ of a page, requests for one page, bytes of a cursor. It must not know nodes' ans
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Final, cast
 
@@ -175,9 +174,7 @@ class Lists:
         client = cast("Client", self)
         engine = client._engine
         client._check_usable()
-        if not engine.admit():
-            await engine.admitted()
-        future: asyncio.Future[Outcome] = engine.loop.create_future()
+        future = await engine.place()
         engine.core.scan(client._namespace.encode(), prefix, start, count, future)
         engine.kick()
         outcome = await future

@@ -194,9 +194,7 @@ class Watch:
     async def _ask(self, watching: Watching) -> None:
         engine, began_us = self._client._engine, now_us()
         self._client._check_usable()
-        if not engine.admit():
-            await engine.admitted()
-        future: asyncio.Future[Outcome] = engine.loop.create_future()
+        future = await engine.place()
         engine.core.changes(watching, future, began_us)
         engine.kick()
         outcome = await future

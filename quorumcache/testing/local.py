@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from quorumcache.core.config import (
 )
 from quorumcache.core.node import NodeLimits
 from quorumcache.errors import Misuse, QuorumCacheError
+from quorumcache.net.listening import free_ports
 from quorumcache.node import RunningNode
 from quorumcache.storage import storage_of
 from quorumcache.testing.byzantine import CHANGE_S, NAMES, LyingNode
@@ -99,7 +99,7 @@ class LocalCluster:
             admins_needed=1,
             nodes=tuple(
                 NodeInfo(i, f"n{i}", key.public, f"127.0.0.1:{port}")
-                for i, (key, port) in enumerate(zip(self._keys, _free_ports(count), strict=True))
+                for i, (key, port) in enumerate(zip(self._keys, free_ports(count), strict=True))
             ),
             namespaces=(NamespaceInfo(namespace, value_bytes_max=value_bytes_max), *namespaces),
             writers=tuple(
@@ -368,12 +368,3 @@ def _known(behaviour: str) -> str:
     if behaviour not in NAMES:
         raise Misuse(f"no behaviour is called {behaviour!r}; there are {', '.join(NAMES)}")
     return behaviour
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on right now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

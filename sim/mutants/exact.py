@@ -22,25 +22,22 @@ add = catalogue.add
 _EXACT: Final = ("exact", "contention", "client_crash", "loss")
 
 
-def _voting(patches: Patches, change: Any) -> None:
-    """Nodes that look at another instance than theirs when they vote: what `change` makes of it."""
+def _looking(patches: Patches, name: str, change: Any) -> None:
+    """Nodes that look at another instance than theirs in `exact.vote` or `exact.lock`: what `change` makes of it."""
 
-    def make(vote: Any) -> Any:
-        def mutant(node: Node, request: m.Vote, now_us: int, client: Any) -> m.Reply:
-            table = node.slots.instances
-            looked = Patches()
-            if table is not None:
-                get = Instances.get
-                looked.set(Instances, "get", lambda self, slot: change(get(self, slot), request))
+    def make(answer: Any) -> Any:
+        def mutant(node: Node, request: m.Vote | m.Lock, now_us: int, client: Any) -> m.Reply:
+            looked, get = Patches(), Instances.get
+            looked.set(Instances, "get", lambda self, slot: change(get(self, slot), request))
             try:
-                reply: m.Reply = vote(node, request, now_us, client)
+                reply: m.Reply = answer(node, request, now_us, client)
             finally:
                 looked.undo()
             return reply
 
         return mutant
 
-    patches.wrap(exact, "vote", make)
+    patches.wrap(exact, name, make)
 
 
 @add(
@@ -50,7 +47,7 @@ def _voting(patches: Patches, change: Any) -> None:
     features_drop=("revoke",),
 )
 def _votes_twice(patches: Patches) -> None:
-    _voting(patches, lambda instance, request: msgspec.structs.replace(instance, promised=b"", voted=b""))
+    _looking(patches, "vote", lambda instance, request: msgspec.structs.replace(instance, promised=b"", voted=b""))
 
 
 @add("17, vote rule 5: another header is locked here", fast=True, features_add=_EXACT, features_drop=("revoke",))
@@ -85,7 +82,7 @@ def _any_lock_unlocks(patches: Patches) -> None:
             return instance
         return msgspec.structs.replace(instance, locked=None)
 
-    _voting(patches, change)
+    _looking(patches, "vote", change)
 
 
 @add(
@@ -101,20 +98,7 @@ def _no_check_of_locks(patches: Patches) -> None:
 
 @add("17, lock: none below what is promised", features_add=_EXACT, features_drop=("revoke",))
 def _lock_below_a_promise(patches: Patches) -> None:
-    def make(lock: Any) -> Any:
-        def mutant(node: Node, request: m.Lock, now_us: int, client: Any) -> m.Reply:
-            looked = Patches()
-            get = Instances.get
-            looked.set(Instances, "get", lambda self, slot: msgspec.structs.replace(get(self, slot), promised=b""))
-            try:
-                reply: m.Reply = lock(node, request, now_us, client)
-            finally:
-                looked.undo()
-            return reply
-
-        return mutant
-
-    patches.wrap(exact, "lock", make)
+    _looking(patches, "lock", lambda instance, request: msgspec.structs.replace(instance, promised=b""))
 
 
 @add(

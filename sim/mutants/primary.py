@@ -75,20 +75,26 @@ def _ahead_is_ok(patches: Patches) -> None:
     patches.wrap(primary, "_accept", make)
 
 
-@add("10, put: the writer's signature is checked", byzantine_writers=2, **_AIM)
-def _put_unsigned(patches: Patches) -> None:
-    def make(put: Any) -> Any:
-        def mutant(node: Any, request: m.Put, now_us: int) -> m.Reply:
+def _unsigned(patches: Patches, name: str) -> None:
+    """No signature is checked while the function of this name in core/primary.py runs."""
+
+    def make(answer: Any) -> Any:
+        def mutant(node: Any, request: m.Request, now_us: int) -> m.Reply:
             unchecked = Patches()
             unchecked.set(Verifier, "is_signed", lambda self, key, message, signature: True)
             try:
-                return put(node, request, now_us)  # type: ignore[no-any-return]
+                return answer(node, request, now_us)  # type: ignore[no-any-return]
             finally:
                 unchecked.undo()
 
         return mutant
 
-    patches.wrap(primary, "put", make)
+    patches.wrap(primary, name, make)
+
+
+@add("10, put: the writer's signature is checked", byzantine_writers=2, **_AIM)
+def _put_unsigned(patches: Patches) -> None:
+    _unsigned(patches, "put")
 
 
 @add(
@@ -139,18 +145,7 @@ def _asked_again_does_not_forward(patches: Patches) -> None:
 
 @add("10, forward: who receives checks all anew", byzantine_nodes=1, shards=4, **_AIM)
 def _forwards_unverified(patches: Patches) -> None:
-    def make(forward: Any) -> Any:
-        def mutant(node: Any, request: m.Forward, now_us: int) -> m.Reply:
-            unchecked = Patches()
-            unchecked.set(Verifier, "is_signed", lambda self, key, message, signature: True)
-            try:
-                return forward(node, request, now_us)  # type: ignore[no-any-return]
-            finally:
-                unchecked.undo()
-
-        return mutant
-
-    patches.wrap(primary, "forward", make)
+    _unsigned(patches, "forward")
 
 
 @add("10, forward: what was passed on and is older does not replace what is newer", byzantine_nodes=1, shards=4, **_AIM)

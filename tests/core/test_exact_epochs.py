@@ -67,6 +67,18 @@ def everything(world: World) -> None:
     del world.ask  # type: ignore[method-assign]
 
 
+def dies_before_its_commit(world: World, person: Person, change: object) -> list[m.Request]:
+    """The change is locked at all nodes and granted by them; its commits, which are returned, reach none."""
+    commits = without(world, m.Commit)
+    token = begin(person, change)
+    world.pump()
+    assert commits
+    assert token not in person.outcomes
+    world.clients.remove(person)
+    everything(world)
+    return commits
+
+
 def test_counts_go_on_over_epochs() -> None:
     world = World(FIRST)
     one, two = Person(world, "w1"), Person(world, "w2")
@@ -87,13 +99,7 @@ def test_what_was_locked_before_is_finished_after() -> None:
     """Its writer died with q grants in hand: whoever comes next in the next epoch finds the lock and finishes it, with
     votes and an intent of before."""
     world = World(FIRST)
-    dead = Person(world, "w1")
-    without(world, m.Commit)
-    token = begin(dead, add(b"dead"))
-    world.pump()
-    assert token not in dead.outcomes
-    world.clients.remove(dead)
-    everything(world)
+    dies_before_its_commit(world, Person(world, "w1"), add(b"dead"))
     order(world, harmless(FIRST))
     world.advance(100_000)
     assert world.epochs() == [2] * 4
@@ -109,12 +115,7 @@ def test_what_was_locked_before_is_finished_after() -> None:
 def test_what_a_retired_writer_had_locked_is_finished_too() -> None:
     """It may have been decided: what was certified stands, and so does what is on the way to it."""
     world = World(FIRST)
-    dead = Person(world, "w1")
-    without(world, m.Commit)
-    begin(dead, add(b"dead"))
-    world.pump()
-    world.clients.remove(dead)
-    everything(world)
+    dies_before_its_commit(world, Person(world, "w1"), add(b"dead"))
     writers = tuple(replace(w, status="retired") if w.name == "w1" else w for w in FIRST.writers)
     order(world, amend.successor_of(FIRST, writers=writers))
     world.advance(100_000)
@@ -126,12 +127,7 @@ def test_what_a_retired_writer_had_locked_is_finished_too() -> None:
 
 def test_a_lock_of_two_epochs_ago_is_finished_too() -> None:
     world = World(FIRST)
-    dead = Person(world, "w1")
-    without(world, m.Commit)
-    begin(dead, add(b"dead"))
-    world.pump()
-    world.clients.remove(dead)
-    everything(world)
+    dies_before_its_commit(world, Person(world, "w1"), add(b"dead"))
     configuration = FIRST
     for _ in range(2):
         configuration = harmless(configuration)
@@ -163,11 +159,7 @@ def test_a_revoked_writers_lock_is_dropped_and_binds_nobody() -> None:
     bad, good = Person(world, "w3"), Person(world, "w1")
     held = ask(bad, add(b"mine", 60_000_000))
     assert isinstance(held, Decided)
-    without(world, m.Commit)
-    begin(bad, put(b"still mine"))
-    world.pump()  # Locked at all nodes, and never committed.
-    world.clients.remove(bad)
-    everything(world)
+    dies_before_its_commit(world, bad, put(b"still mine"))
     assert isinstance(ask(good, add(b"good")), Unchanged)
     order(world, revoking(FIRST, "w3"))
     world.advance(100_000)
@@ -184,11 +176,7 @@ def test_a_revoked_writers_lock_is_dropped_and_binds_nobody() -> None:
 def test_a_hoarded_certificate_of_a_revoked_writer_comes_to_nothing() -> None:
     world = World(FIRST)
     bad = Person(world, "w3")
-    hoard = without(world, m.Commit)
-    begin(bad, add(b"hoarded"))
-    world.pump()
-    world.clients.remove(bad)
-    everything(world)
+    hoard = dies_before_its_commit(world, bad, add(b"hoarded"))
     order(world, revoking(FIRST, "w3"))
     world.advance(100_000)
     commit = hoard[0]

@@ -26,6 +26,7 @@ from quorumcache.core import amend
 from quorumcache.core.config import Configuration, NamespaceInfo, NodeInfo, SignedConfiguration
 from quorumcache.core.node import NodeLimits
 from quorumcache.errors import ConfigurationError, DiskFailed, OutcomeUnknown, PermissionDenied, Unavailable
+from quorumcache.net.listening import free_ports
 from quorumcache.net.moving import Progress, move
 from quorumcache.node import RunningNode
 from quorumcache.node.joining import wait_to_join
@@ -52,7 +53,7 @@ class Live:
     ) -> None:
         self.directory = directory
         self._storage = storage
-        ports = _free_ports(nodes + 3)
+        ports = free_ports(nodes + 3)
         self.spare = ports[nodes:]
         self.founded: Founded = found_cluster(
             nodes=nodes,
@@ -423,17 +424,6 @@ async def test_what_cannot_move_says_so_before_anything_changes(tmp_path: Path) 
         assert not any(node.membership.is_sealed for node in cluster.running.values())
 
 
-def _free_ports(count: int) -> list[int]:
-    import socket
-    from contextlib import ExitStack
-
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 # --- processes ---
 
 
@@ -443,7 +433,7 @@ class Processes:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self.ports = _free_ports(8)
+        self.ports = free_ports(8)
         founded = found_cluster(
             writers=["alice", "bob"],
             addresses=[f"127.0.0.1:{port}" for port in self.ports[:4]],

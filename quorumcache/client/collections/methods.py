@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
 from quorumcache.client.collections.counter import CounterHandle
@@ -45,9 +44,7 @@ class Handles:
         client = cast("Client", self)
         engine = client._engine
         client._check_usable()
-        if not engine.admit():
-            await engine.admitted()
-        future: asyncio.Future[Outcome] = engine.loop.create_future()
+        future = await engine.place()
         slot, kind, value, details = change
         seal = client._seal if value else None
         engine.core.write(slot, kind, value, expires_at_us, future, details, base_expires_at_us, seal=seal)
