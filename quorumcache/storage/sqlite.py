@@ -15,7 +15,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final
 
@@ -382,12 +382,17 @@ class SqliteStorage:
         assert self._directory is not None
         size = os.fstat(self._log_file).st_size
         self._moved_bytes = min(self._moved_bytes, size)
-        if size - self._moved_bytes < LOG_BYTES_STEP or (self._moving is not None and not self._moving.done()):
+        if size - self._moved_bytes < LOG_BYTES_STEP:
             return
         if size > LOG_BYTES_MAX:
-            # The thread does not catch up: this once, everyone waits.
+            # The thread does not catch up: this once, everyone waits, and first for what it is at.
+            self._moved_bytes = size
+            if self._moving is not None:
+                wait([self._moving])
             with contextlib.suppress(sqlite3.Error):
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return
+        if self._moving is not None and not self._moving.done():
             return
         self._moved_bytes = size
         self._moving = self._mover.submit(_move, self._directory.database)
