@@ -49,4 +49,3 @@ def test_commands_print_no_control_characters_into_a_pipe() -> None:
     command = [sys.executable, "-m", "sim", "explore", "--deviations", "1", "--plans", "1", "--states-max", "2000"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=100)
     assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
-    assert done.stderr == ""
