@@ -122,6 +122,8 @@ class ClientProcess:
         self._wake_at_us = 0
         if self.keyed is not None:
             self.keyed.go_on(self.core)
+        if self.exact is not None:
+            self.exact.go_on(self.core)
         self.core.flush(self.stopwatch.read_us())
 
     def adopt(self, configuration: Configuration) -> None:

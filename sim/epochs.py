@@ -28,6 +28,8 @@ AGAIN_US: Final = 150_000
 #: How long after the healing everybody has to be in the last epoch, at most: a node that was away asks ever less often.
 SETTLING_US: Final = 12_000_000
 _FAR: Final = 1 << 62
+#: Changes that leave groups as they are: what exact namespaces take (protocol 17).
+_WHERE_NODES_STAY: Final = ("revoke", "retire", "grace", "writer")
 
 
 class Epochs:
@@ -123,6 +125,8 @@ class Epochs:
     def _draft(self, draw: random.Random, last: Configuration) -> tuple[Configuration, str]:
         """The next configuration, and what changes in a few words."""
         changes = draw.sample(("revoke", "retire", "grace", "replace", "replace", "add", "remove", "writer"), 8)
+        if self._engine.plan.exact:
+            changes = [change for change in changes if change in _WHERE_NODES_STAY]
         wanted = draw.choice((1, 1, 2))
         successor, words = last, []
         for change in changes:

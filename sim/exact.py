@@ -28,6 +28,10 @@ class ExactClient:
         #: Slot -> the value that this client saw there last, for it to swap.
         self._seen: dict[bytes, bytes] = {}
 
+    def go_on(self, core: Coordinator) -> None:
+        """The client's core is another one from now on, which goes on with all that is under way."""
+        self._core = core
+
     def start(self, op: Op, word: str, ttl_us: int) -> None:
         """Queue the operation."""
         if word == "read":

@@ -193,7 +193,7 @@ class MovingNode(NodeProcess):
             if move.carried is None:
                 self.lost_count += 1
                 self.recoveries.clear()
-                self.recovery = self.repair = None
+                self.recovery = self.repair = self.voting = None
                 self.forwards = None
                 self.record.states.append((self.world.now_us, self.number, "left"))
                 continue
@@ -217,6 +217,7 @@ class MovingNode(NodeProcess):
             joined |= frozenset(n for n in self.joining[0] if node.slots.shards[n].recovering)
         self.joining = (joined, before) if joined else None
         self.begin_recoveries(now_us)
+        self.begin_votes(now_us, self.life)
         self.begin_repair()
         self.begin_forwards()
 
@@ -271,6 +272,10 @@ class MovingNode(NodeProcess):
             recovery.receive(place_in(configuration, address), reply, now_us)
         self.store()
         self._pump_epochs()
+        if self.voting is not None:
+            self.voting.receive(place_in(self.configuration, address), reply, now_us)
+            self.store()
+            self._pump_votes()
         if self.repair is not None:
             self.repair.receive(place_in(self.configuration, address), reply, now_us)
             self.store()
@@ -408,5 +413,6 @@ class MovingNode(NodeProcess):
         self.begin_repair()
         self.begin_forwards()
         self.begin_recoveries(now_us)
+        self.begin_votes(now_us, self.life)
         state = "recovering" if self.recoveries else "active"
         self.record.states.append((self.world.now_us, self.number, state))

@@ -133,6 +133,14 @@ class NodeProcess:
         if self._direct is not None:
             self.forwards = Forwards(self, self._direct, self._ask)
 
+    def begin_votes(self, started_us: int, count: int) -> None:
+        """Recover what it knew of exact namespaces, where it is not sure of all; for the `count`-th time."""
+        slots = self.node.slots
+        instances, self.voting = slots.instances, None
+        if instances is not None and any(instances.is_unsure(shard.number) for shard in slots.shards):
+            draw = self.world.random(f"votes {self.index} {count}")
+            self.voting = ExactRecovery(self.node, started_us, first_id=draw.getrandbits(62))
+
     def _ask(self, peer: int, request: m.Request) -> None:
         self.network.send(self.index, peer, request)
 
@@ -291,9 +299,6 @@ class NodeProcess:
         self.begin_forwards()
         if any(shard.recovering for shard in self.node.slots.shards):
             self.recovery = Recovery(self.node, now_us, first_id=self._random.getrandbits(62))
-        instances = slots.instances
-        if instances is not None and any(instances.is_unsure(shard.number) for shard in slots.shards):
-            draw = self.world.random(f"votes {self.index} {self.restart_count}")
-            self.voting = ExactRecovery(self.node, now_us, first_id=draw.getrandbits(62))
+        self.begin_votes(now_us, self.restart_count)
         state = "recovering" if self.recovery is not None else "active"
         self.record.states.append((self.world.now_us, self.number, state))

@@ -22,6 +22,7 @@ from quorumcache.core.model import (
     header_slot,
     header_stamp,
     header_time,
+    header_writer,
     parse_header,
     stamp_time,
 )
@@ -117,10 +118,17 @@ class Exactness(Checker):
         for before, after in ((at - 1, at), (at, at + 1)):
             if before >= 0 and after < len(state.line):
                 fault = self._fault(state.line[before], state.line[after])
+                while fault and before and self._may_be_undone(state.line[before]):
+                    before -= 1
+                    fault = self._fault(state.line[before], state.line[after])
                 if fault:
                     self.fail(
                         f"of {slot[-8:]!r}, {self._told(state.line[after])} {fault} {self._told(state.line[before])}"
                     )
+
+    def _may_be_undone(self, decided: _Decided) -> bool:
+        """Whether it may be as if it had never been: of a writer that was revoked before anybody was told of it."""
+        return not decided.is_told and header_writer(decided.header) in self.view.revoked
 
     def _told(self, decided: _Decided) -> str:
         value = self._values.get(decided.digest, b"?")
@@ -135,6 +143,8 @@ class Exactness(Checker):
             return ""
         if after.after != ABSENT:
             return "is decided in place of something else than"
+        if header_writer(before.header) in self.view.revoked:
+            return ""  # With its epoch it went, as if it had never been, and nobody can decide it any more.
         gap_us = 2 * configuration.op_time_us + 4 * configuration.max_skew_us
         if header_time(after.header) <= before.granted_us + gap_us:
             return "begins anew too soon after"

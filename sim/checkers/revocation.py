@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from quorumcache.core.model import header_writer
 from sim.checkers.base import Checker, View, told
+from sim.exact import EXACT
 from sim.record import OK, Op
 
 
@@ -30,10 +31,12 @@ class Revocation(Checker):
         """Whose value did the read return?"""
         self._check_nodes(op.slot)
         since_us = self.view.revoked.get(op.writer)
-        if op.kind == "read" and op.outcome == OK and since_us is not None and op.start_us > since_us:
+        # Compare-and-set that changed nothing tells of what it found, and of who wrote that.
+        is_read = op.kind == "read" or (op.type == EXACT and op.detail == "unchanged")
+        if is_read and op.outcome == OK and since_us is not None and op.start_us > since_us:
             self.fail(f"{told(op)} returned a value of a writer that was revoked at {since_us % 10**9 / 1000:.3f} ms")
         retired_us = self.view.retired.get(op.writer)
-        if op.kind != "read" and op.outcome == OK and retired_us is not None and op.start_us > retired_us:
+        if not is_read and op.outcome == OK and retired_us is not None and op.start_us > retired_us:
             self.fail(f"{told(op)} succeeded, of a writer that was barred at {retired_us % 10**9 / 1000:.3f} ms")
 
     def finished(self) -> None:

@@ -8,6 +8,7 @@ from quorumcache.core import carrying, membership, onward, seals
 from quorumcache.core import messages as m
 from quorumcache.core.commits import Commits
 from quorumcache.core.ended import Ended
+from quorumcache.core.instances import Instances
 from quorumcache.core.membership import Membership
 from quorumcache.core.onward import CommittedAgain
 from quorumcache.core.refusal import PendingWrite
@@ -23,6 +24,9 @@ catalogue = Catalogue()
 add = catalogue.add
 
 _EPOCHS: Final = ("epochs",)
+_EXACT: Final = ("epochs", "exact", "contention", "client_crash", "loss")
+_BUSY: Final = ("types", "revoke", "wipe", "ambush", "rolling")
+_HONEST: Final[dict[str, Any]] = {"byzantine_nodes": 1}
 #: What would excuse a loss, or hide it.
 _QUIET: Final = (
     "wipe",
@@ -196,6 +200,23 @@ def _joins_with_an_early_floor(patches: Patches) -> None:
 
     patches.wrap(membership, "carry", make)
     patches.set(MovingNode, "floor_to_join_us", lambda self, now_us: now_us - 500_000)
+
+
+# --- compare-and-set ---
+
+
+@add("17, epochs: what was voted and locked goes along", features_add=_EXACT, features_drop=_BUSY, **_HONEST)
+def _locks_left_behind(patches: Patches) -> None:
+    patches.set(Instances, "take_over", lambda self, other: None)
+
+
+@add(
+    "17, epochs: what a revoked writer has locked is dropped, so that nobody finishes it",
+    features_add=_EXACT,
+    byzantine_writers=1,
+)
+def _revoked_locks_stay(patches: Patches) -> None:
+    patches.set(carrying, "_drop_locks", lambda old, after: None)
 
 
 # --- those that follow ---

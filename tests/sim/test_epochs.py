@@ -11,6 +11,7 @@ from sim.results import run
 from sim.settings import SimConfig
 
 EPOCHS = SimConfig(also=("epochs",), operations=80)
+EXACT = SimConfig(also=("epochs", "exact"), operations=80)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +58,27 @@ def test_crypto_and_codec_change_nothing(settings: dict[str, object], engines: l
 
 def test_features_that_epochs_do_not_go_with_stay_away() -> None:
     for seed in range(40):
+        assert {"epochs", "exact"} <= set(plan_of(EXACT, seed).features)
         for config in (EPOCHS, SimConfig(also=("epochs", "types"))):
             features = plan_of(config, seed).features
             assert "epochs" in features
             assert not {"cold", "exact", "revoke"}.intersection(features)
         assert "epochs" not in plan_of(SimConfig(drama="two_reports"), seed).features
+
+
+def test_compare_and_set_goes_along_where_nodes_keep_their_places() -> None:
+    """Protocol 17, "Epochs"."""
+    lengths, decided = [], 0
+    for seed in range(6):
+        engine = Engine(EXACT, seed, plan_of(EXACT, seed))
+        engine.run()
+        assert not engine.record.violations
+        assert engine.epochs is not None
+        chain = engine.epochs.chain
+        assert {configuration.nodes for configuration in chain} == {chain[0].nodes}
+        lengths.append(len(chain))
+        begun_us = min((us for client in engine.clients for us in client.moved_us), default=1 << 62)
+        ops = (op for op in engine.record.ops if op.type == "exact" and op.kind != "read" and op.start_us > begun_us)
+        decided += sum(op.outcome == "ok" and op.detail != "unchanged" for op in ops)
+    assert max(lengths) >= 3
+    assert decided
