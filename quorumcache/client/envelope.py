@@ -10,7 +10,7 @@ import math
 import struct
 from typing import Final, NamedTuple
 
-#: 0xC1 begins neither UTF-8, JSON, msgpack nor pickle.
+#: What any mark in stored bytes begins with: 0xC1 begins neither UTF-8, JSON, msgpack nor pickle.
 MAGIC: Final = b"\xc1qc\x01"
 
 # what is inside, microseconds that the loader took, time in microseconds until which it is fresh (0: no end)
@@ -44,8 +44,8 @@ def wrap(data: bytes | None, compute_us: int, fresh_until_us: int) -> bytes:
 
 
 def escape(data: bytes) -> bytes:
-    """Serialized bytes that could be taken for an envelope, so that they are not."""
-    return _FIXED.pack(MAGIC, _PLAIN, 0, 0) + data if data[:4] == MAGIC else data
+    """Serialized bytes that could be taken for an envelope, or for what else marks itself so, so that they are not."""
+    return _FIXED.pack(MAGIC, _PLAIN, 0, 0) + data if data[:2] == MAGIC[:2] else data
 
 
 def parse(data: bytes) -> Envelope:

@@ -13,16 +13,15 @@ from quorumcache.client import Client
 from quorumcache.client.bulk import error_of
 from quorumcache.client.envelope import MAGIC, parse
 from quorumcache.client.mixed import ReadSlot, WriteSlot
-from quorumcache.core.model import DELETE, KEY_BYTES_MAX, PUT, header_expires_at, header_slot
+from quorumcache.core.model import DELETE, KEY_BYTES_MAX, PUT, SALT_BYTES, header_expires_at, header_slot
 from quorumcache.core.outcome import Failed, Found, Outcome, Written
 from quorumcache.core.types.base import NAME_BYTES_MAX, field_name, field_of, field_slot, name_field
 from quorumcache.errors import QuorumCacheError
 from quorumcache.gateway.redis.faults import WRONG_TYPE, Fault, fault_of
 from quorumcache.gateway.redis.table import Steps
+from quorumcache.gateway.redis.wholes import HASH, SET, kind_of, unpack
 
 STRING: Final = "string"
-HASH: Final = "hash"
-SET: Final = "set"
 #: To ask for one name, whichever, tells whether the key is there, and costs little.
 _PROBE_NAME: Final = b"\0?"
 
@@ -86,8 +85,7 @@ class Database:
 
     def name_slot(self, kind: str, key: bytes, name: bytes) -> bytes:
         """The slot of a hash's field or a set's member. Raises Fault."""
-        if len(name) > NAME_BYTES_MAX:
-            raise Fault(f"ERR a field or member has at most {NAME_BYTES_MAX} bytes, not {len(name)}")
+        check_name(name)
         return field_slot(self.base_slot(kind, key), name_field(name))
 
     def probe_slot(self, kind: str, key: bytes) -> bytes:
@@ -111,6 +109,8 @@ class Database:
             return None
         client = self.strings
         data = client._value(slot, outcome)
+        if self.is_exact and kind_of(data) is not None:
+            return None
         if data[:4] != MAGIC:
             return data
         # A loader's value (docs/client.md), with when it was made and until when it is fresh.
@@ -118,6 +118,21 @@ class Database:
         if envelope.fresh_until_us and client.time_us >= envelope.fresh_until_us:
             return None
         return envelope.data or b""
+
+    def whole_in(self, outcome: Outcome) -> str | None:
+        """The type of what was read in the place of a string, in an exact database; None for a string or nothing."""
+        return kind_of(outcome.salted[SALT_BYTES:]) if self.is_exact and type(outcome) is Found else None
+
+    def items_in(self, kind: str, outcome: Outcome) -> dict[bytes, bytes]:
+        """The fields or members of what was read in an exact database; empty where nothing is there. Raises Fault
+        where it is of another type, or the read failed."""
+        if type(outcome) is not Found:
+            check_missed(outcome)
+            return {}
+        stored = outcome.salted[SALT_BYTES:]
+        if kind_of(stored) != kind:
+            raise Fault(WRONG_TYPE)
+        return unpack(kind, stored)
 
     def entry_in(self, outcome: Outcome) -> Entry | None:
         """The field that was read, or None. Raises Fault."""
@@ -128,6 +143,8 @@ class Database:
 
     def value_of(self, kind: str, entry: Entry) -> bytes:
         """The value of a field."""
+        if self.is_exact:
+            return entry[1]
         return self.collections[kind]._opened(header_slot(entry[0]), *entry)
 
     def expires_at_us(self, at_ms: int) -> int:
@@ -183,11 +200,12 @@ class Database:
         outcomes = yield [ReadSlot(slot) for slot in slots]
         found: list[tuple[str | None, Found | None, list[tuple[Client, bytes]]]] = []
         for slot, outcome in zip(slots, outcomes, strict=True):
-            if self.string_in(slot, outcome) is None:
+            kind = STRING if self.string_in(slot, outcome) is not None else self.whole_in(outcome)
+            if kind is None:
                 found.append((None, None, []))
             else:
                 assert isinstance(outcome, Found)
-                found.append((STRING, outcome, [(self.strings, slot)]))
+                found.append((kind, outcome, [(self.strings, slot)]))
         places = [i for i, (kind, _, _) in enumerate(found) if kind is None or not strings_only]
         if places and self.collections:
             kinds = list(self.collections)
@@ -220,6 +238,12 @@ class Database:
             outcomes = yield [ReadSlot(self.base_slot(other, key)) for other in there]
             if any(names_in(outcome) for outcome in outcomes):
                 raise Fault(WRONG_TYPE)
+
+
+def check_name(name: bytes) -> None:
+    """Raise Fault for what is no field's or member's name."""
+    if len(name) > NAME_BYTES_MAX:
+        raise Fault(f"ERR a field or member has at most {NAME_BYTES_MAX} bytes, not {len(name)}")
 
 
 def check_missed(outcome: Outcome) -> None:

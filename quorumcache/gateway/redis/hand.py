@@ -1,4 +1,4 @@
-"""One key in hand: commands of strings run on it, by themselves, without a cluster. What EXEC after WATCH is made of.
+"""One key in hand: commands run on it, by themselves, without a cluster. What EXEC after WATCH is made of.
 
 The handlers are those of the commands; what they ask of the cluster is answered here. It must not know transactions.
 """
@@ -10,8 +10,7 @@ from typing import Any, Final
 from quorumcache.client.mixed import ChangeSlot, Operation, ReadSlot
 from quorumcache.core.model import DELETE, PUT, SALT_BYTES, encode_header, slot_parts, stamp_of
 from quorumcache.core.outcome import Decided, Found, Missed, Outcome, Unchanged, Written
-from quorumcache.gateway.redis.database import Database
-from quorumcache.gateway.redis.exact import Stood, plain
+from quorumcache.gateway.redis.exact import Put, Stood
 from quorumcache.gateway.redis.faults import Fault
 from quorumcache.gateway.redis.table import ONE_KEY, Call
 
@@ -25,15 +24,19 @@ def fits(call: Call) -> bool:
 
 
 class Hand:
-    """A string (or nothing) as it stands, and as commands leave it. `value` and `expires_at_us` as in `Stood`."""
+    """What stands under a key (or nothing), and how commands leave it."""
 
-    def __init__(self, database: Database, slot: bytes, stood: Stood) -> None:
-        self._stored = database.strings._stored
+    def __init__(self, slot: bytes, stood: Stood) -> None:
         self._slot = slot
         self._now_us = stood.now_us
-        self.value = stood.value
-        self.expires_at_us = stood.expires_at_us
-        self.is_changed = False
+        self._stored = stood.stored if stood.header else None
+        self._expires_at_us = stood.expires_at_us
+        self._is_changed = False
+
+    @property
+    def put(self) -> Put | None:
+        """What is to stand there; None for as it was."""
+        return Put(self._stored, self._expires_at_us, is_stored=True) if self._is_changed else None
 
     def run(self, call: Call) -> Any:
         """The reply to a command of this one key, which `fits` said it is. Raises Fault."""
@@ -63,13 +66,14 @@ class Hand:
         return Written(b"")
 
     def _put(self, kind: int, value: bytes, expires_at_us: int) -> None:
-        self.value = None if kind == DELETE else plain(value)
-        self.expires_at_us = 0 if kind == DELETE else expires_at_us
-        self.is_changed = True
+        self._stored = None if kind == DELETE else value
+        self._expires_at_us = 0 if kind == DELETE else expires_at_us
+        self._is_changed = True
 
     def _entry(self) -> tuple[bytes, bytes]:
-        if self.value is None or 0 < self.expires_at_us <= self._now_us:
+        stored, expires_at_us = self._stored, self._expires_at_us
+        if stored is None or 0 < expires_at_us <= self._now_us:
             return b"", b""
         stamp = stamp_of(self._now_us, bytes(32), 0)
-        header = encode_header(self._slot, stamp, PUT, bytes(32), len(self.value), self.expires_at_us, b"")
-        return header, _NO_SALT + self._stored(self.value)
+        header = encode_header(self._slot, stamp, PUT, bytes(32), len(stored), expires_at_us, b"")
+        return header, _NO_SALT + stored

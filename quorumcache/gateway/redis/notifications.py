@@ -13,7 +13,8 @@ from typing import Final
 from quorumcache.client import Change, Gap, Watch
 from quorumcache.errors import QuorumCacheError
 from quorumcache.gateway.redis.channels import Channels
-from quorumcache.gateway.redis.database import HASH, SET, STRING, Database
+from quorumcache.gateway.redis.database import STRING, Database
+from quorumcache.gateway.redis.wholes import HASH, SET
 
 #: What names of such channels, and patterns for them, begin with.
 _MARK: Final = b"__key"

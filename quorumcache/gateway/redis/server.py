@@ -147,7 +147,7 @@ def databases_of(client: Client, settings: Settings) -> dict[int, Database]:
         is_exact = types.get(names.strings) == "exact"
         if is_exact and (names.hashes or names.sets):
             raise Misuse(
-                f"database {number} keeps strings in {names.strings!r}, of type exact: it has no hashes or sets"
+                f"database {number} is exact: {names.strings!r} holds its hashes and sets itself, so name no others"
             )
         wanted = ((names.strings, "exact" if is_exact else "register"), (names.hashes, "map"), (names.sets, "set"))
         for name, kind in wanted:

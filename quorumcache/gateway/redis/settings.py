@@ -17,8 +17,8 @@ DATABASES: Final = 16
 @dataclass(frozen=True)
 class DatabaseNames:
     """The namespaces of a database: of its strings (type register, or exact), hashes (map) and sets (set). Without the
-    latter two it has strings only, which then cost less, and which alone may be exact. `shared`: other databases are in
-    the same namespaces."""
+    latter two it has strings only, which then cost less; where those are exact, it has all three types in their
+    namespace. `shared`: other databases are in the same namespaces."""
 
     strings: str
     hashes: str | None = None

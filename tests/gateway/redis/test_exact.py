@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import random
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError, WatchError
 
 from quorumcache.client import Client
+from quorumcache.client.mixed import ChangeSlot, ReadSlot
 from quorumcache.core.config import NamespaceInfo
+from quorumcache.core.model import PUT, encode_header, stamp_of
+from quorumcache.core.outcome import Decided, Found, Missed, Unchanged
 from quorumcache.errors import Misuse, OutcomeUnknown, Unavailable
 from quorumcache.gateway.redis import RedisGateway
+from quorumcache.gateway.redis.faults import Fault
 from quorumcache.gateway.redis.settings import DatabaseNames
+from quorumcache.gateway.redis.table import COMMANDS, Call, Steps
+from quorumcache.gateway.redis.wholes import pack, unpack
 from quorumcache.testing import LocalCluster
 from tests.gateway.redis.conftest import refused, serving
 
@@ -217,6 +229,228 @@ async def _add_by_hand(port: int) -> int:
     return done
 
 
+async def test_hashes_and_sets_are_whole_and_exact(r: Any) -> None:
+    assert await r.hset("h", mapping={"a": "1", "b": "2"}) == 2
+    assert await r.hset("h", mapping={"b": "3", "c": "4"}) == 1
+    assert (await r.hsetnx("h", "a", "x"), await r.hsetnx("h", "d", "5")) == (False, True)
+    assert await r.hgetall("h") == {b"a": b"1", b"b": b"3", b"c": b"4", b"d": b"5"}
+    assert await r.hmget("h", "a", "none") == [b"1", None]
+    assert [await r.hincrby("h", "a", 41), await r.hincrby("h", "n", -5)] == [42, -5]
+    assert await r.hincrbyfloat("h", "a", 0.5) == 42.5
+    assert (await r.hlen("h"), await r.hstrlen("h", "a"), await r.hexists("h", "b")) == (5, 4, True)
+    with refused("hash value is not an integer"):
+        await r.hincrby("h", "a", 1)
+    with refused("would overflow"):
+        await r.hincrby("h", "d", (1 << 63) - 1)
+    await r.hset("h", "text", "ten")
+    with refused("hash value is not a float"):
+        await r.hincrbyfloat("h", "text", 1)
+    assert await r.expire("h", 1000) is True
+    assert await r.hdel("h", "a", "b", "none") == 2
+    assert 900 < await r.ttl("h") <= 1000
+    assert await r.sadd("s", "x", "y", "z", "x") == 3
+    assert (await r.sadd("s", "x"), await r.srem("s", "none")) == (0, 0)
+    assert await r.srem("s", "z") == 1
+    assert (await r.smembers("s"), await r.scard("s")) == ({b"x", b"y"}, 2)
+    await r.sadd("t", "y", "w")
+    assert (await r.sinter("s", "t"), await r.sdiff("s", "t")) == ({b"y"}, {b"x"})
+    popped = await r.spop("s")
+    assert {popped, *await r.smembers("s")} == {b"x", b"y"}
+    assert len(await r.spop("s", 5)) == 1
+    assert (await r.exists("s"), await r.spop("s")) == (0, None)
+    assert not await r.spop("s", 2)
+
+
+async def test_types_are_told_apart(r: Any) -> None:
+    await r.hset("h", "f", "v")
+    await r.sadd("s", "m")
+    await r.set("t", "text")
+    assert [await r.type(key) for key in ("h", "s", "t", "none")] == [b"hash", b"set", b"string", b"none"]
+    wrong = (["GET", "h"], ["INCR", "s"], ["APPEND", "h", "x"], ["HSET", "t", "f", "v"], ["SADD", "h", "m"])
+    for words in (*wrong, ["HGETALL", "s"], ["SPOP", "t"], ["GETSET", "h", "x"], ["SET", "h", "x", "GET"]):
+        with refused("WRONGTYPE|wrong kind of value"):
+            await r.execute_command(*words)
+    assert (await r.setnx("h", "x"), await r.mget("h", "t")) == (False, [None, b"text"])
+    kinds = {kind: sorted([key async for key in r.scan_iter(_type=kind)]) for kind in ("hash", "set", "string")}
+    assert kinds == {"hash": [b"h"], "set": [b"s"], "string": [b"t"]}
+    assert sorted(await r.keys("*")) == [b"h", b"s", b"t"]
+    assert await r.persist("h") is False
+    assert await r.set("h", "now text") is True
+    assert await r.get("h") == b"now text"
+    # Bytes that begin as a hash does are a string all the same.
+    await r.set("t", b"\xc1qh\x01\x92")
+    assert (await r.get("t"), await r.type("t")) == (b"\xc1qh\x01\x92", b"string")
+    await r.expire("t", 1000)
+    assert await r.append("t", "!") == 6
+    assert await r.get("t") == b"\xc1qh\x01\x92!"
+
+
+async def test_what_others_write_there_is_no_hash(client: Client, r: Any) -> None:
+    await client.namespace("locks").set("raw", b"\xc1qh\x01\x91\xc4\x01a")
+    assert await r.get("raw") == b"\xc1qh\x01\x91\xc4\x01a"
+    for body in (b"", b"\x91\xc4\x01a", b"\xc1", b"\x92\x01\x02"):
+        with pytest.raises(Fault, match="begins like a hash and is none"):
+            unpack("hash", b"\xc1qh\x01" + body)
+    with pytest.raises(Fault, match="at most 65536"):
+        pack("set", {b"%d" % i: b"" for i in range(65_537)})
+    with refused("at most 1023 bytes"):
+        await r.hsetnx("h", "f" * 1024, "v")
+    with refused("takes at most"):
+        await r.hset("h", mapping={str(i): "x" * 65_000 for i in range(20)})
+    assert await r.exists("h") == 0
+
+
+async def test_hashes_in_transactions_and_scripts(r: Any) -> None:
+    await r.hset("h", "n", "1")
+    async with r.pipeline() as pipe:
+        await pipe.watch("h")
+        pipe.multi()
+        pipe.hincrby("h", "n", 2).hset("h", "m", "x").expire("h", 500).hgetall("h").hdel("h", "n")
+        assert await pipe.execute() == [3, 1, True, {b"n": b"3", b"m": b"x"}, 1]
+    assert (await r.hgetall("h"), await r.ttl("h") > 400) == ({b"m": b"x"}, True)
+    script = "redis.call('hset', KEYS[1], 'k', ARGV[1]) return redis.call('hincrby', KEYS[1], 'k', 2)"
+    assert await r.eval(script, 1, "h", "40") == 42
+    assert await r.hget("h", "k") == b"42"
+
+
+async def test_renaming(gateway: RedisGateway, r: Any) -> None:
+    await r.hset("h", "f", "v")
+    await r.expire("h", 1000)
+    await r.set("t", "text")
+    assert await r.rename("h", "new") is True
+    assert (await r.exists("h"), await r.hgetall("new"), await r.ttl("new") > 900) == (0, {b"f": b"v"}, True)
+    assert (await r.renamenx("t", "new"), await r.renamenx("t", "other")) == (False, True)
+    assert (await r.rename("other", "new"), await r.get("new"), await r.keys("*")) == (True, b"text", [b"new"])
+    assert (await r.rename("new", "new"), await r.renamenx("new", "new")) == (True, False)
+    with refused("no such key"):
+        await r.rename("none", "new")
+    names: list[str] = []
+
+    async def move(name: str) -> None:
+        async with Redis(port=gateway.port) as one:
+            with contextlib.suppress(ResponseError):
+                if await one.renamenx("new", name):
+                    names.append(name)
+
+    await asyncio.gather(*(move(f"to {i}") for i in range(3)))
+    assert await r.exists("new") + len(names) >= 1
+    assert b"text" in [await r.get(key) for key in await r.keys("*")]
+
+
+async def test_renaming_what_changes_meanwhile() -> None:
+    """The new key has what the old one had when it went; and where another wrote to it, that is said."""
+    database = SimpleNamespace(is_exact=True, string_slot=lambda key: key)
+    call = Call(COMMANDS[b"rename"], [b"RENAME", b"old", b"new"], None, database)  # type: ignore[arg-type]
+    slots = {b"old": b"1", b"new": b"x"}
+
+    def run(steps: Steps, *between: Callable[[], None]) -> None:
+        waiting, outcomes = list(between), None
+        with contextlib.suppress(StopIteration):
+            while True:
+                (operation,) = steps.send(outcomes)
+                if waiting:
+                    waiting.pop(0)()
+                value = slots.get(operation.slot)
+                header = b"" if value is None else _header(operation.slot, value)
+                if isinstance(operation, ReadSlot):
+                    outcomes = [Found(header, bytes(16) + value)] if value is not None else [Missed(3)]
+                    continue
+                assert isinstance(operation, ChangeSlot)
+                change = operation.change(header, bytes(16) + (value or b""), 5)
+                if change is None:
+                    outcomes = [Unchanged(header, b"")]
+                    continue
+                slots.pop(operation.slot, None)
+                if change.kind == PUT:
+                    slots[operation.slot] = change.value
+                outcomes = [Decided(header, b"")]
+
+    def nothing() -> None:
+        pass
+
+    run(call.command.run(call), nothing, nothing, lambda: slots.update({b"old": b"2"}))
+    assert slots == {b"new": b"2"}
+    slots.update({b"old": b"1"})
+    with pytest.raises(Fault, match=r"OUTCOMEUNKNOWN the new key is written, .* written by somebody else"):
+        run(call.command.run(call), nothing, nothing, lambda: slots.update({b"old": b"3", b"new": b"theirs"}))
+    assert slots == {b"old": b"3", b"new": b"theirs"}
+
+
+def _header(slot: bytes, value: bytes) -> bytes:
+    return encode_header(slot, stamp_of(int.from_bytes(value[:1], "big"), bytes(32), 0), PUT, bytes(32), 1, 0, b"")
+
+
+async def test_several_connections_pop_each_member_once(gateway: RedisGateway, r: Any) -> None:
+    await r.sadd("all", *range(12))
+    popped: list[bytes] = []
+    unknown = 0
+
+    async def pop() -> None:
+        nonlocal unknown
+        async with Redis(port=gateway.port) as one:
+            for _ in range(4):
+                try:
+                    popped.append(await one.spop("all"))
+                except ResponseError as error:
+                    unknown += "OUTCOMEUNKNOWN" in str(error)
+
+    await asyncio.gather(*(pop() for _ in range(3)))
+    assert len(set(popped)) == len(popped) > 0
+    assert None not in popped
+    left = await r.smembers("all")
+    assert left.isdisjoint(popped)
+    assert 12 - len(popped) - unknown <= len(left) <= 12 - len(popped)
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server to compare with")
+async def test_replies_are_those_of_redis(gateway: RedisGateway, tmp_path: Path) -> None:
+    """The same commands, drawn at random, to the gateway and to a real server."""
+    place = str(tmp_path / "redis.sock")
+    server = await asyncio.create_subprocess_exec(
+        *("redis-server", "--port", "0", "--unixsocket", place, "--save", "", "--dir", str(tmp_path)),
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with Redis(unix_socket_path=place) as real, Redis(port=gateway.port) as ours:
+            async with asyncio.timeout(20):
+                while True:
+                    with contextlib.suppress(RedisConnectionError):
+                        if await real.ping():
+                            break
+                    await asyncio.sleep(0.02)
+            await ours.flushdb()
+            draw = random.Random(7)
+            for _ in range(120):
+                words = _drawn(draw)
+                assert await _reply(ours, words) == await _reply(real, words), words
+    finally:
+        server.terminate()
+        await server.wait()
+
+
+def _drawn(draw: random.Random) -> list[str]:
+    key, name = draw.choice("ab"), draw.choice("fgh")
+    value = draw.choice(("1", "-7", "2.5", "text", "", "9223372036854775807"))
+    return draw.choice(
+        (
+            *(["HSET", key, name, value], ["HSETNX", key, name, value], ["HDEL", key, name, draw.choice("fgh")]),
+            *(["HINCRBY", key, name, value], ["HINCRBYFLOAT", key, name, value], ["HGET", key, name], ["HLEN", key]),
+            *(["SADD", key, name, value], ["SREM", key, name], ["SCARD", key], ["SISMEMBER", key, name]),
+            *(["SET", key, value], ["GET", key], ["DEL", key], ["TYPE", key], ["EXISTS", key], ["INCR", key]),
+            *(["SETNX", key, value], ["APPEND", key, value], ["SPOP", key, "9"], ["HSTRLEN", key, name]),
+            *(["GETSET", key, value], ["PERSIST", key], ["EXPIRE", key, "1000", "NX"], ["STRLEN", key]),
+        )
+    )
+
+
+async def _reply(connected: Any, words: list[str]) -> object:
+    try:
+        reply = await connected.execute_command(*words)
+    except ResponseError as error:
+        return f"error: {error}"
+    return sorted(reply) if isinstance(reply, set | list) else reply
+
+
 async def test_elsewhere_it_is_refused_with_the_remedy(gateway: RedisGateway, client: Client) -> None:
     async with Redis(port=gateway.port, db=1) as r:
         assert await r.set("k", "v") is True
@@ -226,11 +460,14 @@ async def test_elsewhere_it_is_refused_with_the_remedy(gateway: RedisGateway, cl
             ["APPEND", "k", "v"],
             ["PERSIST", "k"],
             ["GETSET", "k", "v"],
+            ["HSETNX", "h", "f", "v"],
+            ["HINCRBY", "h", "f", "1"],
+            ["SPOP", "s"],
         ):
             with refused("needs compare-and-set: SELECT a database .* --database N=NAMESPACE"):
                 await r.execute_command(*words)
         assert await r.get("k") == b"v"
-    with pytest.raises(Misuse, match="no hashes or sets"):
+    with pytest.raises(Misuse, match="hashes and sets itself"):
         async with serving(client, databases={0: DatabaseNames("locks", "maps")}):
             pass
 

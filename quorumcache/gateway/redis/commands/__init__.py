@@ -9,11 +9,16 @@ from quorumcache.gateway.redis.commands import (
     info,
     keys,
     listing,
+    members,
     pubsub,
+    renaming,
     scripts,
     sets,
     strings,
     transactions,
 )
 
-LOADED: Final = (connection, exact, hashes, info, keys, listing, pubsub, scripts, sets, strings, transactions)
+LOADED: Final = (
+    *(connection, exact, hashes, info, keys, listing, members),
+    *(pubsub, renaming, scripts, sets, strings, transactions),
+)

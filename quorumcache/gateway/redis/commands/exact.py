@@ -9,37 +9,18 @@ from typing import Final
 from quorumcache.client.mixed import ReadSlot
 from quorumcache.core.outcome import Found
 from quorumcache.gateway.redis.database import check_missed
-from quorumcache.gateway.redis.exact import Put, Stood, edit, refuse
+from quorumcache.gateway.redis.exact import ANY, Put, Stood, edit, kept, refuse
 from quorumcache.gateway.redis.faults import Fault
 from quorumcache.gateway.redis.table import ALL_KEYS, ONE_KEY, Call, Steps, command
 from quorumcache.gateway.redis.times import integer
 
-_INTEGER_MAX: Final = (1 << 63) - 1
-_OVERFLOW: Final = "ERR increment or decrement would overflow"
+INTEGER_MAX: Final = (1 << 63) - 1
+OVERFLOW: Final = "ERR increment or decrement would overflow"
 _NOT_A_FLOAT: Final = "ERR value is not a valid float"
 #: Redis counts in long doubles, and shows 17 digits.
 _FLOATS: Final = Context(prec=17)
 _FLOAT_BYTES_MAX: Final = 64
 _WATCHED_MAX: Final = 64
-
-# name, arity, keys, group, summary
-_REFUSED: Final[tuple[tuple[str, int, tuple[int, int, int], str, str], ...]] = (
-    ("rename", 3, (1, 2, 1), "generic", "Renames a key."),
-    ("renamenx", 3, (1, 2, 1), "generic", "Renames a key where the new name is free."),
-    ("hincrby", 4, ONE_KEY, "hash", "Increments the integer value of a field."),
-    ("hincrbyfloat", 4, ONE_KEY, "hash", "Increments the floating point value of a field."),
-    ("hsetnx", 4, ONE_KEY, "hash", "Sets the value of a field that is not there."),
-    ("spop", -2, ONE_KEY, "set", "Returns random members of a set, and removes them."),
-)
-
-
-def _run(call: Call) -> object:
-    name = call.command.name.upper()
-    raise Fault(f"ERR {name} needs compare-and-set over fields or two keys, which there is not: only strings have it")
-
-
-for _name, _arity, _keys, _group, _summary in _REFUSED:
-    command(_name, _arity, "write", _keys, group=_group, summary=_summary)(_run)
 
 
 # --- counting ---
@@ -50,8 +31,8 @@ def _count(call: Call, by: int) -> Steps:
 
     def make(stood: Stood) -> Put:
         totals[0] = integer(stood.value if stood.value is not None else b"0") + by
-        if not -_INTEGER_MAX - 1 <= totals[0] <= _INTEGER_MAX:
-            raise Fault(_OVERFLOW)
+        if not -INTEGER_MAX - 1 <= totals[0] <= INTEGER_MAX:
+            raise Fault(OVERFLOW)
         return Put(b"%d" % totals[0], _expiry(call, stood))
 
     yield from edit(call, call.arguments[1], make)
@@ -83,7 +64,8 @@ def decrby(call: Call) -> Steps:
     return (yield from _count(call, -integer(call.arguments[2])))
 
 
-def _float(word: bytes) -> Decimal:
+def as_float(word: bytes) -> Decimal:
+    """A finite number. Raises Fault."""
     try:
         if not word or len(word) > _FLOAT_BYTES_MAX or word != word.strip() or b"_" in word:
             raise Fault(_NOT_A_FLOAT)
@@ -97,19 +79,23 @@ def _float(word: bytes) -> Decimal:
     return number
 
 
+def float_words(before: Decimal, by: Decimal) -> bytes:
+    """The sum as Redis shows it."""
+    text = format(_FLOATS.add(before, by), "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return b"0" if text in ("-0", "") else text.encode()
+
+
 @command(
     "incrbyfloat", 3, "write denyoom fast", ONE_KEY, group="string", summary="Increments the floating point value."
 )
 def incrbyfloat(call: Call) -> Steps:
-    by = _float(call.arguments[2])
+    by = as_float(call.arguments[2])
     texts: list[bytes] = [b""]
 
     def make(stood: Stood) -> Put:
-        total = _FLOATS.add(_float(stood.value if stood.value is not None else b"0"), by)
-        text = format(total, "f")
-        if "." in text:
-            text = text.rstrip("0").rstrip(".")
-        texts[0] = b"0" if text in ("-0", "") else text.encode()
+        texts[0] = float_words(as_float(stood.value if stood.value is not None else b"0"), by)
         return Put(texts[0], _expiry(call, stood))
 
     yield from edit(call, call.arguments[1], make)
@@ -125,7 +111,7 @@ def incrbyfloat(call: Call) -> Steps:
 def setnx(call: Call) -> Steps:
     _, key, value = call.arguments
     done = yield from edit(
-        call, key, lambda stood: Put(value, call.database.lasting()) if stood.value is None else None
+        call, key, lambda stood: Put(value, call.database.lasting()) if stood.value is None else None, kind=ANY
     )
     return int(done)
 
@@ -197,9 +183,9 @@ def persist(call: Call) -> Steps:
     def make(stood: Stood) -> Put | None:
         if stood.value is None or not stood.expires_at_us:
             return None
-        return Put(stood.value, call.database.lasting())
+        return kept(stood, call.database.lasting())
 
-    return int((yield from edit(call, call.arguments[1], make)))
+    return int((yield from edit(call, call.arguments[1], make, kind=ANY)))
 
 
 # --- what stays refused ---

@@ -7,11 +7,13 @@ import random
 
 from quorumcache.client.mixed import ReadSlot, WriteSlot
 from quorumcache.core.model import DELETE
-from quorumcache.gateway.redis.database import HASH, Database, Entry, check_written, names_in
+from quorumcache.gateway.redis.database import Database, Entry, check_name, check_written, names_in
 from quorumcache.gateway.redis.encoding import OK
+from quorumcache.gateway.redis.exact import edit_items
 from quorumcache.gateway.redis.faults import SYNTAX, Fault, wrong_arguments
 from quorumcache.gateway.redis.table import ONE_KEY, Call, Steps, command
 from quorumcache.gateway.redis.times import integer
+from quorumcache.gateway.redis.wholes import HASH
 
 #: What HRANDFIELD and SRANDMEMBER give at most, with repetitions.
 RANDOM_MAX = 65_536
@@ -19,7 +21,7 @@ RANDOM_MAX = 65_536
 
 def check_collections(database: Database, kind: str) -> None:
     """Raise Fault where a database has none of that type."""
-    if kind not in database.collections:
+    if kind not in database.collections and not database.is_exact:
         what = "hashes" if kind == HASH else "sets"
         raise Fault(f"ERR database {database.number} has no {what}: none of its namespaces is for them")
 
@@ -27,6 +29,10 @@ def check_collections(database: Database, kind: str) -> None:
 def read_names(database: Database, kind: str, key: bytes, names: list[bytes]) -> Steps:
     """Fields or members by name: each one's entry or None. Raises Fault WRONGTYPE."""
     check_collections(database, kind)
+    if database.is_exact:
+        (outcome,) = yield [ReadSlot(database.string_slot(key))]
+        items = database.items_in(kind, outcome)
+        return [(b"", items[name]) if name in items else None for name in names]
     wanted = list(dict.fromkeys(names))
     probes = database.probes(key, but=kind)
     outcomes = yield [
@@ -43,6 +49,9 @@ def read_names(database: Database, kind: str, key: bytes, names: list[bytes]) ->
 def read_all(database: Database, kind: str, key: bytes) -> Steps:
     """All fields or members, by name. Raises Fault WRONGTYPE."""
     check_collections(database, kind)
+    if database.is_exact:
+        (outcome,) = yield [ReadSlot(database.string_slot(key))]
+        return {name: (b"", value) for name, value in database.items_in(kind, outcome).items()}
     probes = database.probes(key, but=kind)
     string, *others, whole = yield [
         ReadSlot(database.string_slot(key)),
@@ -54,18 +63,50 @@ def read_all(database: Database, kind: str, key: bytes) -> Steps:
     return {name: found[name] for name in sorted(found)}
 
 
-def put_names(database: Database, kind: str, key: bytes, items: dict[bytes, bytes]) -> Steps:
-    """Write fields or members; how many were not there when they were looked at."""
+def put_names(call: Call, kind: str, items: dict[bytes, bytes]) -> Steps:
+    """Write fields or members of the key; how many were not there when they were looked at."""
+    database, key = call.database, call.arguments[1]
     check_collections(database, kind)
+    if database.is_exact:
+        return (yield from _put_exactly(call, kind, items))
     writes = [database.put_name(kind, key, name, value) for name, value in items.items()]
     before = yield from read_names(database, kind, key, list(items))
     check_written((yield writes))
     return before.count(None)
 
 
-def remove_names(database: Database, kind: str, key: bytes, names: list[bytes]) -> Steps:
-    """Remove fields or members; how many were there when they were looked at."""
+def _put_exactly(call: Call, kind: str, items: dict[bytes, bytes]) -> Steps:
+    for name in items:
+        check_name(name)
+    new = [0]
+
+    def make(found: dict[bytes, bytes]) -> dict[bytes, bytes] | None:
+        new[0] = sum(name not in found for name in items)
+        after = {**found, **items}
+        return after if after != found else None
+
+    yield from edit_items(call, call.arguments[1], kind, make)
+    return new[0]
+
+
+def _remove_exactly(call: Call, kind: str, names: list[bytes]) -> Steps:
+    gone = [0]
+
+    def make(found: dict[bytes, bytes]) -> dict[bytes, bytes] | None:
+        left = {name: value for name, value in found.items() if name not in names}
+        gone[0] = len(found) - len(left)
+        return left if gone[0] else None
+
+    yield from edit_items(call, call.arguments[1], kind, make)
+    return gone[0]
+
+
+def remove_names(call: Call, kind: str, names: list[bytes]) -> Steps:
+    """Remove fields or members of the key; how many were there when they were looked at."""
+    database, key = call.database, call.arguments[1]
     wanted = list(dict.fromkeys(names))
+    if database.is_exact:
+        return (yield from _remove_exactly(call, kind, wanted))
     before = yield from read_names(database, kind, key, wanted)
     client = database.collections[kind]
     outcomes = yield [
@@ -99,12 +140,12 @@ def _value(database: Database, entry: Entry | None) -> bytes | None:
 
 @command("hset", -4, "write denyoom fast", ONE_KEY, group="hash", summary="Sets the values of fields.")
 def hset(call: Call) -> Steps:
-    return (yield from put_names(call.database, HASH, call.arguments[1], _pairs(call)))
+    return (yield from put_names(call, HASH, _pairs(call)))
 
 
 @command("hmset", -4, "write denyoom fast", ONE_KEY, group="hash", summary="Sets the values of fields.")
 def hmset(call: Call) -> Steps:
-    yield from put_names(call.database, HASH, call.arguments[1], _pairs(call))
+    yield from put_names(call, HASH, _pairs(call))
     return OK
 
 
@@ -156,7 +197,7 @@ def hstrlen(call: Call) -> Steps:
 
 @command("hdel", -3, "write fast", ONE_KEY, group="hash", summary="Removes fields.")
 def hdel(call: Call) -> Steps:
-    return (yield from remove_names(call.database, HASH, call.arguments[1], call.arguments[2:]))
+    return (yield from remove_names(call, HASH, call.arguments[2:]))
 
 
 @command("hrandfield", -2, "readonly", ONE_KEY, group="hash", summary="Returns random fields.")

@@ -9,7 +9,7 @@ from quorumcache.client.mixed import WriteSlot
 from quorumcache.core.model import DELETE, PUT, header_expires_at
 from quorumcache.core.outcome import Missed, Outcome
 from quorumcache.gateway.redis.database import STRING, Database, check_written, left_ms
-from quorumcache.gateway.redis.exact import Put, Stood, edit, refuse
+from quorumcache.gateway.redis.exact import ANY, Put, Stood, edit, kept, refuse
 from quorumcache.gateway.redis.faults import Fault
 from quorumcache.gateway.redis.table import ALL_KEYS, ONE_KEY, Call, Steps, command
 from quorumcache.gateway.redis.times import deadline_ms
@@ -106,7 +106,7 @@ def _expire(call: Call) -> Steps:
         if condition.upper() not in _CONDITIONS:
             raise Fault(f"ERR Unsupported option {condition[:64].decode('ascii', 'backslashreplace')}")
     if database.is_exact:
-        return (yield from _expire_string(call, key, at_ms, {condition.upper() for condition in conditions}))
+        return (yield from _expire_exactly(call, key, at_ms, {condition.upper() for condition in conditions}))
     (seen,) = yield from database.look([key])
     if seen.kind is None:
         return 0
@@ -120,7 +120,7 @@ def _expire(call: Call) -> Steps:
     return (yield from _expire_collection(database, seen.slots, at_ms))
 
 
-def _expire_string(call: Call, key: bytes, at_ms: int, conditions: set[bytes]) -> Steps:
+def _expire_exactly(call: Call, key: bytes, at_ms: int, conditions: set[bytes]) -> Steps:
     database = call.database
     if b"NX" in conditions and len(conditions) > 1:
         raise Fault("ERR NX and XX, GT or LT options at the same time are not compatible")
@@ -139,9 +139,9 @@ def _expire_string(call: Call, key: bytes, at_ms: int, conditions: set[bytes]) -
             return None
         if at_ms * 1000 <= stood.now_us:
             return Put(None)
-        return Put(stood.value, database.expires_at_us(at_ms))
+        return kept(stood, database.expires_at_us(at_ms))
 
-    return int((yield from edit(call, key, make)))
+    return int((yield from edit(call, key, make, kind=ANY)))
 
 
 def _expire_collection(database: Database, slots: Sequence[tuple[Client, bytes]], at_ms: int) -> Steps:

@@ -14,12 +14,13 @@ from quorumcache.client import Client
 from quorumcache.client.mixed import ReadSlot, WriteSlot, run_mixed
 from quorumcache.core.model import DELETE
 from quorumcache.gateway.redis.commands.hashes import read_all
-from quorumcache.gateway.redis.database import HASH, SET, STRING, Database, check_written, names_in
+from quorumcache.gateway.redis.database import STRING, Database, check_written, is_there, names_in
 from quorumcache.gateway.redis.encoding import OK
 from quorumcache.gateway.redis.faults import SYNTAX, Fault
 from quorumcache.gateway.redis.globs import Glob
 from quorumcache.gateway.redis.table import ONE_KEY, Call, Steps, command
 from quorumcache.gateway.redis.times import integer
+from quorumcache.gateway.redis.wholes import HASH, SET
 
 _PAGE: Final = 1000
 _COUNT_MAX: Final = 10_000
@@ -52,6 +53,18 @@ async def _live(database: Database, kind: str, stored: list[bytes]) -> list[byte
         outcomes = await run_mixed(database.strings, [ReadSlot(database.base_slot(kind, key)) for key in some])
         live += [key for key, outcome in zip(some, outcomes, strict=True) if names_in(outcome)]
     return live
+
+
+async def _of_kind(database: Database, keys: list[bytes], kind: str) -> list[bytes]:
+    """Those of that type, of the keys of an exact database, where all types are in one namespace."""
+    found = []
+    for at in range(0, len(keys), _WHOLE_MAX):
+        some = keys[at : at + _WHOLE_MAX]
+        outcomes = await run_mixed(database.strings, [ReadSlot(database.string_slot(key)) for key in some])
+        for key, outcome in zip(some, outcomes, strict=True):
+            if is_there(outcome) and (database.whole_in(outcome) or STRING) == kind:
+                found.append(key)
+    return found
 
 
 def _as_bytes(keys: list[str | bytes]) -> list[bytes]:
@@ -119,13 +132,15 @@ async def scan(call: Call) -> object:
     place = cursors.find(call.arguments[1], Place)
     if place is not None and place.database != database.number:
         raise Fault("ERR invalid cursor: it is of another database")
-    kinds = [kind for kind in _clients(database) if options.kind in (None, kind)]
+    kinds = [kind for kind in _clients(database) if database.is_exact or options.kind in (None, kind)]
     if not kinds or (place is not None and place.kind not in kinds):
         return [b"0", []]
     kind, cursor = (place.kind, place.cursor) if place is not None else (kinds[0], None)
     prefix = database.stored_prefix(options.glob.prefix if options.glob is not None else b"")
     page = await _clients(database)[kind].scan(prefix, options.limit, cursor)
     live = await _live(database, kind, _as_bytes(page.keys))
+    if database.is_exact and options.kind is not None:
+        live = await _of_kind(database, live, options.kind)
     following: Place | None = None
     if page.cursor is not None:
         following = Place(database.number, kind, page.cursor)

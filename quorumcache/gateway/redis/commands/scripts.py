@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from quorumcache.gateway.redis.encoding import OK
-from quorumcache.gateway.redis.exact import Put, Stood, edit
+from quorumcache.gateway.redis.exact import ANY, Put, Stood, edit
 from quorumcache.gateway.redis.faults import NOT_AN_INTEGER, Fault, unknown_subcommand, wrong_arguments
 from quorumcache.gateway.redis.hand import Hand
 from quorumcache.gateway.redis.scripting import run
@@ -68,11 +68,11 @@ def _run(call: Call, source: bytes) -> Steps:
     slot = call.database.string_slot(keys[0])
 
     def make(stood: Stood) -> Put | None:
-        hand = Hand(call.database, slot, stood)
+        hand = Hand(slot, stood)
         replies[:] = [run(source, keys, argv, partial(_answer, call, hand, keys[0]))]
-        return Put(hand.value, hand.expires_at_us) if hand.is_changed else None
+        return hand.put
 
-    yield from edit(call, keys[0], make)
+    yield from edit(call, keys[0], make, kind=ANY)
     return replies[0]
 
 

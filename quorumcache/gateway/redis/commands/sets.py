@@ -12,21 +12,21 @@ from quorumcache.gateway.redis.commands.hashes import (
     read_names,
     remove_names,
 )
-from quorumcache.gateway.redis.database import SET
 from quorumcache.gateway.redis.faults import SYNTAX, Fault
 from quorumcache.gateway.redis.table import ALL_KEYS, ONE_KEY, Call, Steps, command
 from quorumcache.gateway.redis.times import integer
+from quorumcache.gateway.redis.wholes import SET
 
 
 @command("sadd", -3, "write denyoom fast", ONE_KEY, group="set", summary="Adds members.")
 def sadd(call: Call) -> Steps:
     members = dict.fromkeys(call.arguments[2:], b"")
-    return (yield from put_names(call.database, SET, call.arguments[1], members))
+    return (yield from put_names(call, SET, members))
 
 
 @command("srem", -3, "write fast", ONE_KEY, group="set", summary="Removes members.")
 def srem(call: Call) -> Steps:
-    return (yield from remove_names(call.database, SET, call.arguments[1], call.arguments[2:]))
+    return (yield from remove_names(call, SET, call.arguments[2:]))
 
 
 @command("smembers", 2, "readonly", ONE_KEY, group="set", summary="Returns all members.")

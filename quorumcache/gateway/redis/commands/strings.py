@@ -10,7 +10,7 @@ from quorumcache.core.model import DELETE
 from quorumcache.core.outcome import Outcome
 from quorumcache.gateway.redis.database import Database, check_written, is_there
 from quorumcache.gateway.redis.encoding import OK
-from quorumcache.gateway.redis.exact import Put, Stood, edit, refuse
+from quorumcache.gateway.redis.exact import ANY, Put, Stood, edit, kept, refuse
 from quorumcache.gateway.redis.faults import SYNTAX, WRONG_TYPE, Fault, wrong_arguments
 from quorumcache.gateway.redis.table import ALL_KEYS, ONE_KEY, Call, Steps, command
 from quorumcache.gateway.redis.times import OPTIONS, integer, lifetime_ms, option_ms
@@ -25,6 +25,8 @@ def read_string(database: Database, key: bytes) -> Steps:
     slot = database.string_slot(key)
     (outcome,) = yield [ReadSlot(slot)]
     value = database.string_in(slot, outcome)
+    if value is None and database.whole_in(outcome) is not None:
+        raise Fault(WRONG_TYPE)
     if value is None and database.collections:
         (seen,) = yield from database.look([key])
         if seen.kind is not None:
@@ -144,7 +146,7 @@ def _get_and_expire(call: Call) -> Steps:
             return None
         if at_ms and at_ms * 1000 <= stood.now_us:
             return Put(None)
-        return Put(stood.value, database.expires_at_us(at_ms) if at_ms else database.lasting())
+        return kept(stood, database.expires_at_us(at_ms) if at_ms else database.lasting())
 
     yield from edit(call, key, make)
     return before[0]
@@ -185,6 +187,8 @@ def _set_if(call: Call, conditions: list[str], at_ms: int | None) -> Steps:
     before: list[bytes | None] = [None]
 
     def make(stood: Stood) -> Put | None:
+        if stood.kind is not None and "GET" in conditions:
+            raise Fault(WRONG_TYPE)
         before[0] = stood.value
         if ("NX" in conditions and stood.value is not None) or ("XX" in conditions and stood.value is None):
             return None
@@ -194,7 +198,7 @@ def _set_if(call: Call, conditions: list[str], at_ms: int | None) -> Steps:
             return Put(value, stood.expires_at_us)
         return Put(value, database.lasting() if at_ms is None else database.expires_at_us(at_ms))
 
-    done = yield from edit(call, key, make)
+    done = yield from edit(call, key, make, kind=ANY)
     if "GET" in conditions:
         return before[0]
     return OK if done or (at_ms is not None and at_ms <= database.now_ms and before[0] is None) else None

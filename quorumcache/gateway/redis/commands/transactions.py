@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from quorumcache.gateway.redis.encoding import OK
-from quorumcache.gateway.redis.exact import Put, Stood, edit
+from quorumcache.gateway.redis.exact import ANY, Put, Stood, edit
 from quorumcache.gateway.redis.faults import Fault
 from quorumcache.gateway.redis.hand import Hand, fits
 from quorumcache.gateway.redis.running import run_calls
@@ -70,16 +70,16 @@ async def _run_if_unchanged(
         replies.clear()
         if is_other:
             return None
-        hand = Hand(database, slot, stood)
+        hand = Hand(slot, stood)
         for each in calls:
             try:
                 replies.append(hand.run(each))
             except Fault as fault:
                 replies.append(fault)
-        return Put(hand.value, hand.expires_at_us) if hand.is_changed else None
+        return hand.put
 
     results: list[object] = [None]
-    command_ = replace(call.command, run=lambda inner: edit(inner, key, make), kind="steps")
+    command_ = replace(call.command, run=lambda inner: edit(inner, key, make, kind=ANY), kind="steps")
     steps = Call(command_, [b"EXEC", key], session, database)
     await run_calls(session.gateway.gathering, [(0, steps)], results, session.gateway.settings.timeout_s)
     if isinstance(results[0], Fault):
