@@ -41,6 +41,8 @@ class Disk:
         """Write all that there is, as of a node that goes on with something else than it had stored."""
         self.entries.update(slots.current)
         self.promises.update((slot, tuple(promises)) for slot, promises in slots.open.items())
+        if slots.instances is not None:
+            self.instances.update(slots.instances.items())
 
     def write(self, journal: Journal, slots: Slots) -> None:
         """Write what the journal names, and begin it anew."""
