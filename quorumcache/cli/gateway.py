@@ -33,6 +33,15 @@ def gateway(
             show_default=False,
         ),
     ] = None,
+    prefix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PREFIX=STRINGS[,HASHES[,SETS]]",
+            help="Keys of database 0 that begin so are in these namespaces. May be given many times: the longest "
+            "prefix counts.",
+            show_default=False,
+        ),
+    ] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Take no key: whoever connects can only read.")
     ] = False,
@@ -66,6 +75,7 @@ def gateway(
         password=_password(password_file),
         tls=_tls(tls_cert, tls_key),
         databases=dict(_database(text) for text in database or ()),
+        prefixes=dict(_prefix(text) for text in prefix or ()),
         idle_s=idle,
         connections_max=connections_max,
     )
@@ -109,15 +119,33 @@ def _tls(certificate: Path | None, key: Path | None) -> Any:
 
 def _database(text: str) -> tuple[int, DatabaseNames]:
     from quorumcache.errors import Misuse
+
+    number, _, words = text.partition("=")
+    names = _names(words)
+    if not (number.isascii() and number.isdigit() and len(number) < 4) or names is None:
+        raise Misuse(f"--database {text[:80]}: is not like 0=default,maps,sets or 1=sessions")
+    return int(number), names
+
+
+def _prefix(text: str) -> tuple[bytes, DatabaseNames]:
+    from quorumcache.errors import Misuse
+
+    prefix, _, words = text.rpartition("=")
+    names = _names(words)
+    if not prefix or names is None:
+        raise Misuse(f"--prefix {text[:80]}: is not like sessions:=sessions or user:=default,maps,sets")
+    return os.fsencode(prefix), names
+
+
+def _names(words: str) -> DatabaseNames | None:
     from quorumcache.gateway.redis.settings import DatabaseNames
 
-    number, _, names = text.partition("=")
-    parts = [name.strip() or None for name in names.split(",")]
-    if not (number.isascii() and number.isdigit() and len(number) < 4) or not parts[0] or len(parts) > 3:
-        raise Misuse(f"--database {text[:80]}: is not like 0=default,maps,sets or 1=sessions")
+    parts = [name.strip() or None for name in words.split(",")]
+    if not parts[0] or len(parts) > 3:
+        return None
     strings, hashes, sets = (*parts, None, None)[:3]
     assert strings is not None
-    return int(number), DatabaseNames(strings, hashes, sets)
+    return DatabaseNames(strings, hashes, sets)
 
 
 async def _serve(cluster: Path, connect: dict[str, Any], settings: Settings, watch_stdin: bool) -> None:

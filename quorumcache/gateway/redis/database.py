@@ -6,7 +6,7 @@ what comes first of: string, hash, set. This knows slots and outcomes; it must n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from quorumcache.client import Client
@@ -52,8 +52,35 @@ class Database:
         #: The collections there are: type -> client of its namespace, in the order in which they count.
         self.collections = {kind: client for kind, client in ((HASH, hashes), (SET, sets)) if client is not None}
         self._string_slot = strings._slot
+        #: Keys that begin so are in namespaces of their own: prefix, and the part that they are in; long ones first.
+        self.routes: tuple[tuple[bytes, Database], ...] = ()
+        self._root = self
         #: Whether what is done to strings may depend on what they are: compare-and-set (docs/redis.md).
         self.is_exact = strings._type == "exact"
+
+    # --- parts ---
+
+    def route(self, routes: Mapping[bytes, Database]) -> None:
+        """Have keys that begin so in these, which are parts of this one from now on."""
+        self.routes = tuple(sorted(routes.items(), key=lambda item: -len(item[0])))
+        for _, part in self.routes:
+            part._root = self
+
+    def part_of(self, key: bytes) -> Database:
+        """The part that a key is in: this one unless its prefix says otherwise."""
+        for prefix, part in self.routes:
+            if key.startswith(prefix):
+                return part
+        return self
+
+    def holds(self, key: bytes) -> bool:
+        """Whether a key is in this part of its database."""
+        return self._root.part_of(key) is self
+
+    @property
+    def parts(self) -> list[tuple[bytes, Database]]:
+        """All parts, each with what its keys begin with."""
+        return [(b"", self), *self.routes]
 
     # --- keys ---
 

@@ -91,7 +91,7 @@ class Notifications:
                 stored = change.key if isinstance(change.key, bytes) else change.key.encode()
                 for database in databases:
                     key = database.key_of(stored)
-                    if event and key is not None:
+                    if event and key is not None and database.holds(key):
                         self._publish(database.number, key, event)
 
     def _gap(self, databases: list[Database], reason: str) -> None:

@@ -43,7 +43,8 @@ class RedisGateway:
         self.databases = databases_of(client, settings)
         self.gathering = Gathering(client)
         self.channels = Channels()
-        self.notifications = Notifications(self.channels, self.databases.values())
+        parts = [part for database in self.databases.values() for _, part in database.parts]
+        self.notifications = Notifications(self.channels, parts)
         self.cursors = Cursors()
         self.scripts = Scripts()
         self.loop = asyncio.get_running_loop()
@@ -141,24 +142,37 @@ def databases_of(client: Client, settings: Settings) -> dict[int, Database]:
         raise Misuse("database 0 is where each connection begins: name its namespaces too")
     found: dict[int, Database] = {}
     for number, names in named.items():
-        if not 0 <= number < DATABASES:
-            raise Misuse(f"there is no database {number}: they are 0 to {DATABASES - 1}")
-        clients: list[Client | None] = []
-        is_exact = types.get(names.strings) == "exact"
-        if is_exact and (names.hashes or names.sets):
-            raise Misuse(
-                f"database {number} is exact: {names.strings!r} holds its hashes and sets itself, so name no others"
-            )
-        wanted = ((names.strings, "exact" if is_exact else "register"), (names.hashes, "map"), (names.sets, "set"))
-        for name, kind in wanted:
-            if name is not None and types.get(name) != kind:
-                there = f"of type {types[name]}" if name in types else "not there"
-                raise Misuse(f"database {number} needs a namespace of type {kind}, and {name!r} is {there}")
-            clients.append(client.namespace(name, serializer="bytes") if name is not None else None)
-        strings, hashes, sets = clients
-        assert strings is not None
-        found[number] = Database(number, strings, hashes, sets, shared=names.shared)
+        found[number] = _database_of(client, types, number, names)
+    if settings.prefixes:
+        base = named[0]
+        taken = {base.strings, base.hashes, base.sets}
+        routes = {}
+        for prefix, names in settings.prefixes.items():
+            if {names.strings, names.hashes, names.sets}.difference((None,)) & taken:
+                raise Misuse(f"keys that begin with {prefix!r} need namespaces of their own, that database 0 has not")
+            routes[prefix] = _database_of(client, types, 0, names)
+        found[0].route(routes)
     return found
+
+
+def _database_of(client: Client, types: dict[str, str], number: int, names: DatabaseNames) -> Database:
+    if not 0 <= number < DATABASES:
+        raise Misuse(f"there is no database {number}: they are 0 to {DATABASES - 1}")
+    clients: list[Client | None] = []
+    is_exact = types.get(names.strings) == "exact"
+    if is_exact and (names.hashes or names.sets):
+        raise Misuse(
+            f"database {number} is exact: {names.strings!r} holds its hashes and sets itself, so name no others"
+        )
+    wanted = ((names.strings, "exact" if is_exact else "register"), (names.hashes, "map"), (names.sets, "set"))
+    for name, kind in wanted:
+        if name is not None and types.get(name) != kind:
+            there = f"of type {types[name]}" if name in types else "not there"
+            raise Misuse(f"database {number} needs a namespace of type {kind}, and {name!r} is {there}")
+        clients.append(client.namespace(name, serializer="bytes") if name is not None else None)
+    strings, hashes, sets = clients
+    assert strings is not None
+    return Database(number, strings, hashes, sets, shared=names.shared)
 
 
 def _default_names(types: dict[str, str]) -> DatabaseNames:

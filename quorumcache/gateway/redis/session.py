@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quorumcache.errors import QuorumCacheError
 from quorumcache.gateway.redis.encoding import encode
 from quorumcache.gateway.redis.faults import NO_AUTH, Fault, fault_of, unknown_command
+from quorumcache.gateway.redis.routing import routed
 from quorumcache.gateway.redis.running import Numbered, run_calls
 from quorumcache.gateway.redis.table import Call, Command, find
 
@@ -91,6 +92,12 @@ class Session:
                 continue
             gateway.commands_count += 1
             call = Call(command, arguments, self, gateway.databases[self.database])
+            if call.database.routes:
+                try:
+                    call = routed(call)
+                except Fault as fault:
+                    replies[number] = fault
+                    continue
             if command.kind == "steps":
                 together.append((number, call))
                 if len(together) == CALLS_MAX:

@@ -29,7 +29,8 @@ class DatabaseNames:
 @dataclass(frozen=True)
 class Settings:
     """`databases`: number -> namespaces; left empty, all 16 share the cluster's first namespace of registers, and its
-    first of maps and of sets, told apart by a prefix. `password`: what AUTH asks for. `timeout_s`: what one step of a
+    first of maps and of sets, told apart by a prefix. `prefixes`: keys of database 0 that begin so are in these
+    namespaces instead. `password`: what AUTH asks for. `timeout_s`: what one step of a
     command may take. `idle_s`: how long a connection may say nothing; 0 for ever.
 
     Raises Misuse for what would let other machines in without password and TLS.
@@ -40,6 +41,7 @@ class Settings:
     password: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     databases: Mapping[int, DatabaseNames] = field(default_factory=dict)
+    prefixes: Mapping[bytes, DatabaseNames] = field(default_factory=dict)
     timeout_s: float = 15.0
     idle_s: float = 0.0
     connections_max: int = 10_000

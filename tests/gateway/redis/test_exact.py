@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,15 +17,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError, WatchError
 
 from quorumcache.client import Client
-from quorumcache.client.mixed import ChangeSlot, ReadSlot
 from quorumcache.core.config import NamespaceInfo
-from quorumcache.core.model import PUT, encode_header, stamp_of
-from quorumcache.core.outcome import Decided, Found, Missed, Unchanged
 from quorumcache.errors import Misuse, OutcomeUnknown, Unavailable
 from quorumcache.gateway.redis import RedisGateway
 from quorumcache.gateway.redis.faults import Fault
 from quorumcache.gateway.redis.settings import DatabaseNames
-from quorumcache.gateway.redis.table import COMMANDS, Call, Steps
 from quorumcache.gateway.redis.wholes import pack, unpack
 from quorumcache.testing import LocalCluster
 from tests.gateway.redis.conftest import refused, serving
@@ -41,7 +36,7 @@ DATABASES = {0: DatabaseNames("locks"), 1: DatabaseNames("default")}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client() -> AsyncIterator[Client]:
-    spaces = [NamespaceInfo("locks", "exact"), NamespaceInfo("maps", type="map")]
+    spaces = [NamespaceInfo("locks", "exact"), NamespaceInfo("maps", type="map"), NamespaceInfo("other")]
     async with LocalCluster(
         max_skew=0.02, op_time=1.0, grace=0.05, namespaces=spaces, byzantine={3: "stale"}
     ) as cluster:
@@ -337,49 +332,6 @@ async def test_renaming(gateway: RedisGateway, r: Any) -> None:
     assert b"text" in [await r.get(key) for key in await r.keys("*")]
 
 
-async def test_renaming_what_changes_meanwhile() -> None:
-    """The new key has what the old one had when it went; and where another wrote to it, that is said."""
-    database = SimpleNamespace(is_exact=True, string_slot=lambda key: key)
-    call = Call(COMMANDS[b"rename"], [b"RENAME", b"old", b"new"], None, database)  # type: ignore[arg-type]
-    slots = {b"old": b"1", b"new": b"x"}
-
-    def run(steps: Steps, *between: Callable[[], None]) -> None:
-        waiting, outcomes = list(between), None
-        with contextlib.suppress(StopIteration):
-            while True:
-                (operation,) = steps.send(outcomes)
-                if waiting:
-                    waiting.pop(0)()
-                value = slots.get(operation.slot)
-                header = b"" if value is None else _header(operation.slot, value)
-                if isinstance(operation, ReadSlot):
-                    outcomes = [Found(header, bytes(16) + value)] if value is not None else [Missed(3)]
-                    continue
-                assert isinstance(operation, ChangeSlot)
-                change = operation.change(header, bytes(16) + (value or b""), 5)
-                if change is None:
-                    outcomes = [Unchanged(header, b"")]
-                    continue
-                slots.pop(operation.slot, None)
-                if change.kind == PUT:
-                    slots[operation.slot] = change.value
-                outcomes = [Decided(header, b"")]
-
-    def nothing() -> None:
-        pass
-
-    run(call.command.run(call), nothing, nothing, lambda: slots.update({b"old": b"2"}))
-    assert slots == {b"new": b"2"}
-    slots.update({b"old": b"1"})
-    with pytest.raises(Fault, match=r"OUTCOMEUNKNOWN the new key is written, .* written by somebody else"):
-        run(call.command.run(call), nothing, nothing, lambda: slots.update({b"old": b"3", b"new": b"theirs"}))
-    assert slots == {b"old": b"3", b"new": b"theirs"}
-
-
-def _header(slot: bytes, value: bytes) -> bytes:
-    return encode_header(slot, stamp_of(int.from_bytes(value[:1], "big"), bytes(32), 0), PUT, bytes(32), 1, 0, b"")
-
-
 async def test_several_connections_pop_each_member_once(gateway: RedisGateway, r: Any) -> None:
     await r.sadd("all", *range(12))
     popped: list[bytes] = []
@@ -499,3 +451,49 @@ def _django_and_cachelib(port: int) -> None:
         cache.incr("nothing")
     other = Cachelib("127.0.0.1", port=port)
     assert (other.add("flask", 1), other.add("flask", 2), other.get("flask")) == (True, False, 1)
+
+
+async def test_prefixes_have_namespaces_of_their_own(client: Client) -> None:
+    names = {b"lock:": DatabaseNames("locks"), b"lock:not:": DatabaseNames("other")}
+    database = {0: DatabaseNames("default", "maps"), 1: DatabaseNames("default")}
+    async with (
+        serving(client, databases=database, prefixes=names) as gateway,
+        Redis(port=gateway.port) as r,
+        Redis(port=gateway.port, db=1) as other,
+    ):
+        await r.flushall()
+        assert [await r.incr("lock:n"), await r.incr("lock:n")] == [1, 2]
+        for key in ("n", "lock:not:n"):
+            with refused("needs compare-and-set"):
+                await r.incr(key)
+        assert await r.mset({"a": "1", "lock:a": "2", "lock:not:a": "3", "b": "4"}) is True
+        assert await r.mget("lock:a", "a", "none", "lock:not:a", "b") == [b"2", b"1", None, b"3", b"4"]
+        assert await client.namespace("locks").get("lock:a") == b"2"
+        assert await client.namespace("other").get("lock:not:a") == b"3"
+        assert (await r.exists("a", "lock:a", "none", "lock:a"), await r.delete("lock:a", "b", "c")) == (3, 2)
+        await r.hset("lock:h", "f", "v")
+        await r.hset("h", "f", "v")
+        await client.namespace("locks").set("elsewhere", b"hidden: no key that begins so")
+        await client.namespace("default").set("lock:x", b"hidden by the prefix")
+        here = [b"a", b"h", b"lock:h", b"lock:n", b"lock:not:a"]
+        assert (await r.keys("*"), await r.dbsize()) == (here, 5)
+        assert sorted([key async for key in r.scan_iter(count=1)]) == here
+        assert await r.keys("lock:*") == here[2:]
+        assert sorted([key async for key in r.scan_iter("lock:n*", _type="string")]) == [b"lock:n", b"lock:not:a"]
+        assert sorted([key async for key in r.scan_iter(_type="hash")]) == [b"h", b"lock:h"]
+        assert (await other.get("lock:x"), await r.get("lock:x")) == (b"hidden by the prefix", None)
+        for words in (["RENAME", "a", "lock:b"], ["WATCH", "a", "lock:n"]):
+            with refused("have to be in one namespace"):
+                await r.execute_command(*words)
+        async with r.pipeline() as pipe:
+            await pipe.watch("lock:n")
+            pipe.multi()
+            pipe.incr("lock:n")
+            assert await pipe.execute() == [3]
+        assert await r.eval("return redis.call('incr', KEYS[1])", 1, "lock:n") == 4
+        await r.flushdb()
+        assert await r.dbsize() == 0
+        assert await client.namespace("locks").get("elsewhere") is not None
+    with pytest.raises(Misuse, match="need namespaces of their own"):
+        async with serving(client, databases=database, prefixes={b"x:": DatabaseNames("default")}):
+            pass

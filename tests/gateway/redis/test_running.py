@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple, cast
 
 import pytest
@@ -12,8 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quorumcache.client import Client
-from quorumcache.client.mixed import ReadSlot
-from quorumcache.core.outcome import DENIED, UNAVAILABLE, UNKNOWN, Failed, Missed, Outcome, Written
+from quorumcache.client.mixed import ChangeSlot, ReadSlot
+from quorumcache.core.model import PUT, encode_header, stamp_of
+from quorumcache.core.outcome import (
+    DENIED,
+    UNAVAILABLE,
+    UNKNOWN,
+    Decided,
+    Failed,
+    Found,
+    Missed,
+    Outcome,
+    Unchanged,
+    Written,
+)
 from quorumcache.errors import Misuse
 from quorumcache.gateway.redis import Settings, gathering
 from quorumcache.gateway.redis.commands.strings import write_strings
@@ -21,7 +35,7 @@ from quorumcache.gateway.redis.database import check_written
 from quorumcache.gateway.redis.faults import Fault
 from quorumcache.gateway.redis.gathering import Lane
 from quorumcache.gateway.redis.running import _levels
-from quorumcache.gateway.redis.table import Call, find
+from quorumcache.gateway.redis.table import COMMANDS, Call, Steps, find
 
 
 class _Place(NamedTuple):
@@ -160,3 +174,46 @@ def test_a_value_that_is_written_is_never_said_not_to_be() -> None:
     next(steps)
     with pytest.raises(Fault, match=r"^OUTCOMEUNKNOWN written, but"):
         steps.send([Written(b""), Failed(UNAVAILABLE, "why")])
+
+
+def test_renaming_what_changes_meanwhile() -> None:
+    """The new key has what the old one had when it went; and where another wrote to it, that is said."""
+    database = SimpleNamespace(is_exact=True, string_slot=lambda key: key)
+    call = Call(COMMANDS[b"rename"], [b"RENAME", b"old", b"new"], None, database)  # type: ignore[arg-type]
+    slots = {b"old": b"1", b"new": b"x"}
+
+    def run(steps: Steps, *between: Callable[[], None]) -> None:
+        waiting, outcomes = list(between), None
+        with contextlib.suppress(StopIteration):
+            while True:
+                (operation,) = steps.send(outcomes)
+                if waiting:
+                    waiting.pop(0)()
+                value = slots.get(operation.slot)
+                header = b"" if value is None else _header(operation.slot, value)
+                if isinstance(operation, ReadSlot):
+                    outcomes = [Found(header, bytes(16) + value)] if value is not None else [Missed(3)]
+                    continue
+                assert isinstance(operation, ChangeSlot)
+                change = operation.change(header, bytes(16) + (value or b""), 5)
+                if change is None:
+                    outcomes = [Unchanged(header, b"")]
+                    continue
+                slots.pop(operation.slot, None)
+                if change.kind == PUT:
+                    slots[operation.slot] = change.value
+                outcomes = [Decided(header, b"")]
+
+    def nothing() -> None:
+        pass
+
+    run(call.command.run(call), nothing, nothing, lambda: slots.update({b"old": b"2"}))
+    assert slots == {b"new": b"2"}
+    slots.update({b"old": b"1"})
+    with pytest.raises(Fault, match=r"OUTCOMEUNKNOWN the new key is written, .* written by somebody else"):
+        run(call.command.run(call), nothing, nothing, lambda: slots.update({b"old": b"3", b"new": b"theirs"}))
+    assert slots == {b"old": b"3", b"new": b"theirs"}
+
+
+def _header(slot: bytes, value: bytes) -> bytes:
+    return encode_header(slot, stamp_of(int.from_bytes(value[:1], "big"), bytes(32), 0), PUT, bytes(32), 1, 0, b"")

@@ -31,20 +31,41 @@ KEYS_MAX: Final = 1_000_000
 
 
 class Place(NamedTuple):
-    """Where a SCAN goes on: in which database, type and listing."""
+    """Where a SCAN goes on: in which database, which of its listings, and where in that."""
 
     database: int
-    kind: str
+    listing: int
     cursor: str | None
 
 
-def _clients(database: Database) -> dict[str, Client]:
-    return {STRING: database.strings, **database.collections}
+class _Listing(NamedTuple):
+    """Keys of one type in one part of a database. `prefix`: what they begin with, but for what else begins so."""
+
+    part: Database
+    prefix: bytes
+    kind: str
+    client: Client
+
+    def narrowed(self, prefix: bytes) -> bytes | None:
+        """What stored keys begin with that begin so; None where there can be none."""
+        if self.prefix.startswith(prefix):
+            prefix = self.prefix
+        elif not prefix.startswith(self.prefix):
+            return None
+        return self.part.stored_prefix(prefix)
+
+
+def _listings(database: Database) -> list[_Listing]:
+    return [
+        _Listing(part, prefix, kind, client)
+        for prefix, part in database.parts
+        for kind, client in ((STRING, part.strings), *part.collections.items())
+    ]
 
 
 async def _live(database: Database, kind: str, stored: list[bytes]) -> list[bytes]:
     """The keys, as clients know them, of those that a listing of a namespace gave."""
-    keys = [key for key in map(database.key_of, stored) if key is not None]
+    keys = [key for key in map(database.key_of, stored) if key is not None and database.holds(key)]
     if kind == STRING:
         return keys
     live = []
@@ -73,11 +94,11 @@ def _as_bytes(keys: list[str | bytes]) -> list[bytes]:
 
 async def _all_keys(database: Database, prefix: bytes = b"") -> AsyncIterator[list[bytes]]:
     """All keys that begin so, page by page; one may come twice where a race left it in two types."""
-    for kind, client in _clients(database).items():
-        cursor = None
-        while True:
-            page = await client.scan(database.stored_prefix(prefix), _PAGE, cursor)
-            yield await _live(database, kind, _as_bytes(page.keys))
+    for listing in _listings(database):
+        start, cursor = listing.narrowed(prefix), None
+        while start is not None:
+            page = await listing.client.scan(start, _PAGE, cursor)
+            yield await _live(listing.part, listing.kind, _as_bytes(page.keys))
             cursor = page.cursor
             if cursor is None:
                 break
@@ -132,20 +153,26 @@ async def scan(call: Call) -> object:
     place = cursors.find(call.arguments[1], Place)
     if place is not None and place.database != database.number:
         raise Fault("ERR invalid cursor: it is of another database")
-    kinds = [kind for kind in _clients(database) if database.is_exact or options.kind in (None, kind)]
-    if not kinds or (place is not None and place.kind not in kinds):
+    listings = _listings(database)
+    prefix = options.glob.prefix if options.glob is not None else b""
+    wanted = [
+        number
+        for number, each in enumerate(listings)
+        if (each.part.is_exact or options.kind in (None, each.kind)) and each.narrowed(prefix) is not None
+    ]
+    if not wanted or (place is not None and place.listing not in wanted):
         return [b"0", []]
-    kind, cursor = (place.kind, place.cursor) if place is not None else (kinds[0], None)
-    prefix = database.stored_prefix(options.glob.prefix if options.glob is not None else b"")
-    page = await _clients(database)[kind].scan(prefix, options.limit, cursor)
-    live = await _live(database, kind, _as_bytes(page.keys))
-    if database.is_exact and options.kind is not None:
-        live = await _of_kind(database, live, options.kind)
+    number, cursor = (place.listing, place.cursor) if place is not None else (wanted[0], None)
+    part, kind = listings[number].part, listings[number].kind
+    page = await listings[number].client.scan(listings[number].narrowed(prefix) or b"", options.limit, cursor)
+    live = await _live(part, kind, _as_bytes(page.keys))
+    if part.is_exact and options.kind is not None:
+        live = await _of_kind(part, live, options.kind)
     following: Place | None = None
     if page.cursor is not None:
-        following = Place(database.number, kind, page.cursor)
-    elif kind != kinds[-1]:
-        following = Place(database.number, kinds[kinds.index(kind) + 1], None)
+        following = Place(database.number, number, page.cursor)
+    elif number != wanted[-1]:
+        following = Place(database.number, wanted[wanted.index(number) + 1], None)
     found = [key for key in live if options.glob is None or options.glob.fits(key)]
     return [b"%d" % (cursors.keep(following) if following is not None else 0), found]
 
@@ -194,11 +221,15 @@ async def randomkey(call: Call) -> object:
 
 
 async def _flush(database: Database) -> None:
-    for client in _clients(database).values():
-        cursor = None
+    for listing in _listings(database):
+        client, part, cursor = listing.client, listing.part, None
         while True:
-            page = await client.scan(database.stored_prefix(b""), _PAGE, cursor)
-            stored = [key for key in _as_bytes(page.keys) if database.key_of(key) is not None]
+            page = await client.scan(listing.narrowed(b"") or b"", _PAGE, cursor)
+            stored = []
+            for each in _as_bytes(page.keys):
+                key = part.key_of(each)
+                if key is not None and part.holds(key):
+                    stored.append(each)
             outcomes = await run_mixed(client, [WriteSlot(client, client._base_slot(key), DELETE) for key in stored])
             check_written(outcomes)
             cursor = page.cursor

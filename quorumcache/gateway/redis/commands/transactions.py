@@ -58,6 +58,8 @@ async def _run_if_unchanged(
     if len(watched) != 1 or not all(fits(each) for each in calls):
         raise Fault(_ONE_KEY_ONLY)
     (((number, key), header_then),) = watched.items()
+    database = database.part_of(key)
+    calls = [each._replace(database=database) for each in calls]
     if number != database.number or any(each.arguments[1] != key for each in calls):
         raise Fault(_ONE_KEY_ONLY)
     slot = database.string_slot(key)
