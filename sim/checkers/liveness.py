@@ -7,6 +7,8 @@ In time: a read within op_time; a write within op_time, or twice that where it q
 from __future__ import annotations
 
 from quorumcache.core import messages as m
+from quorumcache.core.memory import batch_cost
+from quorumcache.core.types.base import base_slot_of
 from sim.checkers.base import Checker, told
 from sim.processes import NodeProcess
 from sim.record import FAILED, PENDING, UNKNOWN, Op
@@ -73,11 +75,24 @@ class Liveness(Checker):
         gone = sum(floor_us >= held[0].time_us for floor_us in absent_us)
         return gone > self.view.configuration.f < len(held)
 
-    @staticmethod
-    def _is_crowded(op: Op) -> bool:
+    def _is_crowded(self, op: Op) -> bool:
         """Whether nodes had no room for the promises that a key with fields takes: its base's, its field's, and those
-        of attempts before."""
-        return bool(op.type) and "table of promises is full" in op.detail
+        of attempts before; or for one more field of a key that has most of their memory, and does not go for itself."""
+        if not op.type or op.type == "exact":
+            return False
+        if "table of promises is full" in op.detail:
+            return True
+        return self.full_us >= op.start_us and any(self._is_filled(node, op.slot) for node in self.view.nodes)
+
+    @staticmethod
+    def _is_filled(node: NodeProcess, slot: bytes) -> bool:
+        slots = node.node.slots
+        key = slots.keys.get(base_slot_of(slot))
+        if node.is_byzantine or key is None:
+            return False
+        held = [key.base, *key.fields.values()]
+        shared = sum(batch_cost(batch) for batch in dict.fromkeys(each.batch for each in held))
+        return 2 * (shared + sum(map(slots.cost_of, held))) > slots.memory.bytes_max
 
     def finished(self) -> None:
         """Nothing that a living client started may still be open."""
