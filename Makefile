@@ -48,6 +48,8 @@ bench: $(READY)  ## Measure the hot path, many writers of one key, and compare-a
 	$(PY) bench/hotpath.py --primary 1 $(ARGS)
 	$(PY) bench/manywriters.py $(ARGS)
 	$(PY) bench/exact.py $(ARGS)
+	$(PY) bench/exactcore.py
+	$(PY) bench/contention.py
 
 notebooks: $(READY)  ## Execute the notebooks, to see that they still run.
 	$(PY) -m pytest -q --nbmake --nbmake-timeout=180 notebooks $(ARGS)

@@ -17,13 +17,26 @@ from typing import Any, Final
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import exact_grant_string, vote_string
 from quorumcache.core.config_model import EXACT
-from quorumcache.core.exactwrite import Change, Changer
+from quorumcache.core.exactwrite import Change, Changer, ExactWrite
 from quorumcache.core.lineage import lineage_of
 from quorumcache.core.merkle import root_of
 from quorumcache.core.model import PUT, digest_of, header_stamp, header_time, parse_header, stamp_of, stamp_time
 from quorumcache.core.outcome import Decided, Found, Missed, Outcome
 from sim.copying import clone
-from sim.explorer import LIAR, NODE_KEYS, SLOT, Bounds, Broken, Client, Explorer, Message, State, configuration_of
+from sim.explorer import (
+    LIAR,
+    NODE_KEYS,
+    SLOT,
+    Bounds,
+    Broken,
+    Client,
+    Explorer,
+    Message,
+    Result,
+    State,
+    configuration_of,
+)
+from sim.mutants.base import Patches
 
 #: The liar's plans: (does it sign all that it is asked to, does it confirm commits, what does it say to readers). Where
 #: it signs nothing it names a later ballot.
@@ -54,13 +67,33 @@ def _append(number: int) -> Changer:
     return lambda header, salted, _now_us: Change(PUT, salted[16:] + b"%d" % number)
 
 
+def _without_a_look(pause: Any) -> Any:
+    def hasty(self: ExactWrite, now_us: int) -> None:
+        self._looks = False
+        pause(self, now_us)
+
+    return hasty
+
+
 class ExactExplorer(Explorer):
-    """One search, of a slot that is written by compare-and-set."""
+    """One search, of a slot that is written by compare-and-set. `hasty`: clients raise their ballots without a look at
+    what came of others' first, and so are in each other's way far more often; what holds must hold for these too."""
 
     plans = EXACT_PLANS
 
-    def __init__(self, bounds: Bounds, **named: Any) -> None:
+    def __init__(self, bounds: Bounds, *, hasty: bool = True, **named: Any) -> None:
         super().__init__(bounds, configuration=configuration_of(EXACT), **named)
+        self._hasty = hasty
+
+    def run(self) -> Result:
+        """Search."""
+        patches = Patches()
+        if self._hasty:
+            patches.wrap(ExactWrite, "_pause", _without_a_look)
+        try:
+            return super().run()
+        finally:
+            patches.undo()
 
     def _first(self, plan: tuple[bool, bool, str]) -> _ExactState:
         first = super()._first(plan)

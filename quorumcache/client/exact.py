@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from quorumcache.client.bulk import error_of
 from quorumcache.client.envelope import escape, parse
+from quorumcache.core.exactsum import DIGITS_MAX, Addition
 from quorumcache.core.exactwrite import Change, Changer
 from quorumcache.core.model import DELETE, PUT, header_expires_at, header_stamp, stamp_time
 from quorumcache.core.outcome import UNKNOWN, Decided, Failed, Found, Outcome, Unchanged, Written
@@ -33,8 +34,6 @@ ABSENT: Final[Any] = type("Absent", (), {"__repr__": lambda self: "ABSENT", "__s
 UPDATE_TRIES: Final = 64
 PAUSE_S: Final = 0.005
 PAUSE_S_MAX: Final = 0.5
-#: Integers are written as decimal text of at most so many digits.
-_DIGITS_MAX: Final = 40
 _HOLDER_BYTES: Final = 16
 #: How many tries of unknown outcome in a row are enough.
 _UNKNOWN_MAX: Final = 3
@@ -69,26 +68,18 @@ class ExactMethods:
 
     async def incr(self, key: Key, by: int = 1, *, ttl: float | None = None) -> int:
         """Add to the integer that the key has as decimal text (none: 0), and return the sum, which nobody else gets.
-        A new key expires after `ttl` seconds; one that is there goes on as it was. Raises InvalidValue where the value
-        is no such integer."""
+        A new key expires after `ttl` seconds; one that is there goes on as it was. Those of one client that wait for
+        one another go together, and cost no more than one. Raises InvalidValue where the value is no such integer, or
+        `by` has more than 40 digits."""
         client = cast("Client", self)
         slot, expires_at_us = self._exact_slot(key), client._expires_at(ttl)
-        wrong: list[str] = []
-
-        def change(header: bytes, salted: bytes, cluster_us: int) -> Change | None:
-            text = salted[16:] if header else b"0"
-            digits = text[1:] if text[:1] == b"-" else text
-            if not digits.isdigit() or len(digits) > _DIGITS_MAX:
-                wrong.append(f"the value of the key is not an integer: {text[:40]!r}")
-                return None
-            total = b"%d" % (int(text) + by)
-            return Change(PUT, total, header_expires_at(header) if header else expires_at_us)
-
-        outcome = await self._exact(slot, change)
-        if isinstance(outcome, Decided):
-            return int(outcome.salted[16:])
+        if abs(by) >= 10**DIGITS_MAX:
+            raise InvalidValue(f"what is added to a key has at most {DIGITS_MAX} digits")
+        outcome = await self._exact(slot, Addition(by, expires_at_us))
+        if isinstance(outcome, Decided) and outcome.number is not None:
+            return outcome.number
         if isinstance(outcome, Unchanged):
-            raise InvalidValue(wrong[-1])
+            raise InvalidValue(f"the value of the key is not an integer: {outcome.salted[16:56]!r}")
         raise error_of(outcome)
 
     async def append(self, key: Key, data: bytes) -> int:

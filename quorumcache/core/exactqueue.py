@@ -1,4 +1,5 @@
-"""The compare-and-set operations of one client that wait or are under way: of each slot, one at a time.
+"""The compare-and-set operations of one client that wait or are under way: of each slot, one at a time; increments that
+follow one another go together.
 
 How one runs is in exactwrite.py. It must not know nodes or messages.
 """
@@ -8,7 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from quorumcache.core.exactwrite import Changer, ExactWrite
+from quorumcache.core.exactsum import Addition, Additions
+from quorumcache.core.exactwrite import Asked, Changer, ExactWrite
 from quorumcache.core.outcome import UNAVAILABLE, Failed, Outcome
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 #: How many operations of one client wait behind one another for a slot.
 WAITING_MAX: Final = 4096
+#: What goes together ends together, in the time that the first of them has. None loses more of its own than this part.
+_LOST_PART: Final = 8
 
 
 class ExactQueue:
@@ -41,31 +45,50 @@ class ExactQueue:
         """Begin those whose slot is free."""
         ready, self._ready = self._ready, []
         end_us = now_us + self._context.configuration.op_time_us
+        free = []
         for slot, change, token in ready:
             waiting = self._waiting.get(slot)
             if waiting is None:
-                self._waiting[slot] = deque()
-                self._begin(slot, change, token, end_us, now_us)
-            elif len(waiting) >= WAITING_MAX:
+                waiting = self._waiting[slot] = deque()
+                free.append(slot)
+            if len(waiting) >= WAITING_MAX:
                 detail = f"{WAITING_MAX} operations of this client wait for the key already"
                 self._context.finish([token], Failed(UNAVAILABLE, detail))
             else:
                 waiting.append((change, token, end_us))
+        for slot in free:
+            self._begin_next(slot, now_us)
 
-    def _begin(self, slot: bytes, change: Changer, token: Any, end_us: int, now_us: int) -> None:
-        self._context.schedule(ExactWrite(self._context, slot, change, token, end_us, now_us, self._ended))
-
-    def _ended(self, slot: bytes, token: Any, outcome: Outcome, now_us: int) -> None:
-        self._context.finish([token], outcome)
+    def _begin_next(self, slot: bytes, now_us: int) -> None:
         waiting = self._waiting[slot]
         while waiting:
             change, token, end_us = waiting.popleft()
-            if now_us < end_us:
-                self._begin(slot, change, token, end_us, now_us)
-                return
-            detail = "nothing was sent: earlier operations of this client on the key took all the time there was"
-            self._context.finish([token], Failed(UNAVAILABLE, detail))
+            if now_us >= end_us:
+                detail = "nothing was sent: earlier operations of this client on the key took all the time there was"
+                self._context.finish([token], Failed(UNAVAILABLE, detail))
+                continue
+            asked: Asked = [(change, token)]
+            last_us = end_us + self._context.configuration.op_time_us // _LOST_PART
+            while isinstance(change, Addition) and waiting and waiting[0][2] <= last_us:
+                another = waiting[0][0]
+                if not isinstance(another, Addition):
+                    break
+                asked.append((another, waiting.popleft()[1]))
+            self._begin(slot, asked, end_us, now_us)
+            return
         del self._waiting[slot]
+
+    def _begin(self, slot: bytes, asked: Asked, end_us: int, now_us: int) -> None:
+        change = asked[0][0]
+        if isinstance(change, Addition):
+            change = Additions([each for each, _ in asked if isinstance(each, Addition)])
+        self._context.schedule(ExactWrite(self._context, slot, change, asked, end_us, now_us, self._ended))
+
+    def _ended(self, slot: bytes, change: Changer, asked: Asked, outcome: Outcome, now_us: int) -> None:
+        outcomes = change.outcomes(outcome) if isinstance(change, Additions) else [outcome]
+        for (_, token), told in zip(asked, outcomes, strict=True):
+            self._context.finish([token], told)
+        self._begin_next(slot, now_us)
 
     def unsent(self) -> list[tuple[bytes, Changer, Any]]:
         """Those that have not begun: slot, change, token."""

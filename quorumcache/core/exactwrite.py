@@ -47,6 +47,13 @@ if TYPE_CHECKING:
 #: How long a proposer that was in another's way waits at first, at random up to this, and at most.
 PAUSE_US: Final = 4_000
 PAUSE_US_MAX: Final = 256_000
+#: For so many rounds whoever finds another at it lets that one go on, before it looks what came of it: a proposal that
+#: has its votes needs one for its locks, and one until its entry can be read.
+_ROUNDS_LEFT_ALONE: Final = 2
+#: A first ballot is older than the time it is made at by at most this part of op_time, for which it lives; and by a
+#: microsecond more, the less of this part has passed since what it replaces: divided by so much.
+_EARLY_PART: Final = 8
+_EARLY_STEP: Final = 256
 #: How often that doubles at most for whoever has lost, and how much of it outlasts a loss: with something under way a
 #: long pause may miss more than lines name.
 _LOSSES_MAX: Final = 5
@@ -69,6 +76,8 @@ class Change(msgspec.Struct, frozen=True):
 #: (header, salted value, cluster time in microseconds) of what is settled in the slot -> what is to replace it, or None
 #: where nothing is. The two are empty where nothing is there, or it was deleted, or has expired.
 Changer = Callable[[bytes, bytes, int], Change | None]
+#: Changers that were asked for, and the tokens of who did.
+Asked = list[tuple[Changer, Any]]
 
 
 class _Proposal(msgspec.Struct, frozen=True):
@@ -82,10 +91,12 @@ class _Proposal(msgspec.Struct, frozen=True):
 
 
 class ExactWrite(Machine):
-    """One read-modify-write. `ended(slot, token, outcome, now_us)` is called once."""
+    """One read-modify-write, `change`, which does what was asked for. `ended(slot, change, asked, outcome, now_us)`
+    is called once."""
 
     __slots__ = (
         "_above",
+        "_asked",
         "_attempts",
         "_ballot",
         "_before",
@@ -102,6 +113,7 @@ class ExactWrite(Machine):
         "_holders",
         "_is_sent",
         "_locked",
+        "_looks",
         "_losses",
         "_mine",
         "_pauses",
@@ -112,9 +124,9 @@ class ExactWrite(Machine):
         "_rejects",
         "_request",
         "_resend_at_us",
+        "_round_began_us",
         "_signed",
         "_slot",
-        "_token",
         "_trouble",
         "_waits_for_clock",
         "_way",
@@ -125,17 +137,17 @@ class ExactWrite(Machine):
         context: Coordinator,
         slot: bytes,
         change: Changer,
-        token: Any,
+        asked: Asked,
         end_us: int,
         now_us: int,
-        ended: Callable[[bytes, Any, Outcome, int], None],
+        ended: Callable[[bytes, Changer, Asked, Outcome, int], None],
     ) -> None:
         super().__init__(end_us, end_us)
         self._context = context
         self._group = context.configuration.group_of(slot)
         self._slot = slot
         self._change = change
-        self._token = token
+        self._asked = asked
         self._ended = ended
         self._before: Entry | None = None  # What is replaced.
         self._mine: _Proposal | None = None
@@ -161,25 +173,29 @@ class ExactWrite(Machine):
         self._losses = 0
         self._attempts = 0
         self._waits_for_clock = False
+        self._looks = False  # Whether another is at it, and what is settled is looked at before the next ballot.
+        self._round_began_us = now_us
         self._trouble = "no quorum answered"
         self._phase = READ
         self._read(now_us)
 
-    def begun_nothing(self) -> tuple[bytes, Changer, Any] | None:
-        """Slot, change and token, where no node has heard of what it wants; else None."""
-        return None if self._is_sent else (self._slot, self._change, self._token)
+    def begun_nothing(self) -> list[tuple[bytes, Changer, Any]]:
+        """Slot, changer and token of each that was asked for, where no node has heard of what it wants; else none."""
+        return [] if self._is_sent else [(self._slot, change, token) for change, token in self._asked]
 
     def stranded(self, why: str) -> list[tuple[list[Any], Outcome]]:
         """See `Machine.stranded`. What was proposed is not judged by what stands in another epoch: there, what a
         revoked writer wrote is forgotten early."""
         if not self._is_sent:
             return []
-        return [([self._token], Failed(UNKNOWN, f"{why}, and it was sent: it may have taken effect, or may yet"))]
+        tokens = [token for _, token in self._asked]
+        return [(tokens, Failed(UNKNOWN, f"{why}, and it was sent: it may have taken effect, or may yet"))]
 
     # --- the read, and what follows from what is settled ---
 
     def _read(self, now_us: int) -> None:
         self._phase = READ
+        self._round_began_us = now_us
         self.deadline_us = self.end_us
         self._forget_request()
         context = self._context
@@ -191,6 +207,7 @@ class ExactWrite(Machine):
         if now_us >= self.end_us or failed is not None:
             self._give_up(now_us, failed)
             return
+        self._context.note_round(now_us - self._round_began_us)
         self._floor_us = max(self._floor_us, floor_us)
         if self._mine is None:
             self._begin(entry, now_us)
@@ -216,7 +233,7 @@ class ExactWrite(Machine):
             return
         assert context.writer is not None
         assert context.sign is not None
-        time_us = context.clock.next_us(now_us)
+        time_us = self._first_us(entry, now_us)
         least_us = max(self._floor_us, header_time(header) if header else 0, context.ahead_of(self._slot)) + 1
         if least_us > time_us:
             time_us = min(least_us, TIME_US_MAX)
@@ -241,6 +258,19 @@ class ExactWrite(Machine):
         self._attempts += 1
         self._vote(stamp, now_us)
 
+    def _first_us(self, entry: Entry | None, now_us: int) -> int:
+        """The time of a header that is to replace this entry, and of its first ballot: just above that entry's, the
+        sooner after it the higher. So who comes later finds whoever is at it by their refusals, and stays below."""
+        clock, configuration = self._context.clock, self._context.configuration
+        time_us = clock.next_us(now_us)
+        if entry is None:
+            return time_us
+        ballot_us, most_us = stamp_time(entry.certificate.ballot), configuration.op_time_us // _EARLY_PART
+        sooner_us = max(0, ballot_us + most_us - time_us) // _EARLY_STEP
+        # A few at random: who are equally soon are not always in the order of their keys.
+        first_us = ballot_us + 1 + sooner_us + self._context.random_u64() % 4
+        return min(time_us, max(first_us, time_us - most_us))
+
     def _changed(self, entry: Entry | None, now_us: int) -> Change | None:
         """What is to replace this entry; None where nothing is, and then this has ended."""
         cluster_us = self._context.clock.time_us(now_us)
@@ -260,7 +290,11 @@ class ExactWrite(Machine):
         if entry is None or (before is not None and entry.stamp <= before.stamp):
             if way is not None:
                 self._clear_of.add(way.header)  # q nodes forgot it: it is in nobody's way.
-            self._pause(now_us)
+            if self._looks:
+                self._looks = False
+                self._again(now_us)
+            else:
+                self._pause(now_us)
             return
         configuration = self._context.configuration
         gap_us = 2 * configuration.op_time_us + 4 * configuration.max_skew_us
@@ -283,6 +317,8 @@ class ExactWrite(Machine):
     def _new_round(self, phase: int, now_us: int) -> None:
         self._forget_request()
         self._phase = phase
+        self._looks = False
+        self._round_began_us = now_us
         self._signed, self._refused, self._floors, self._rejects = {}, {}, {}, {}
         self._holders = set()
         self._quorum_us = 0
@@ -365,9 +401,11 @@ class ExactWrite(Machine):
         """Try again after a while: another is at it, or something has to pass."""
         self._forget_request()
         self._phase = PAUSE
-        most_us = min(PAUSE_US << self._pauses, PAUSE_US_MAX) + self._context.round_us
+        round_us = min(self._context.round_us, PAUSE_US_MAX)
+        least_us = 1 + (_ROUNDS_LEFT_ALONE * round_us if self._looks else 0)
+        most_us = min((PAUSE_US + round_us) << self._pauses, PAUSE_US_MAX + round_us)
         self._pauses = min(self._pauses + 1, 10)
-        self.deadline_us = min(now_us + 1 + self._context.random_u64() % most_us, self.end_us)
+        self.deadline_us = min(now_us + least_us + self._context.random_u64() % most_us, self.end_us)
 
     def _stand_back(self, now_us: int) -> None:
         """Others were first, and nothing of this is under way: wait for a while, the longer the more often that was so,
@@ -380,7 +418,8 @@ class ExactWrite(Machine):
             self._give_up(now_us, None)  # Better nothing than what ends unknown.
             return
         self._phase = PAUSE
-        self.deadline_us = min(now_us + 1 + self._context.random_u64() % (PAUSE_US << self._losses), self.end_us)
+        pause_us = (PAUSE_US + min(self._context.round_us, PAUSE_US_MAX)) << self._losses
+        self.deadline_us = min(now_us + 1 + self._context.random_u64() % pause_us, self.end_us)
 
     def _again(self, now_us: int) -> None:
         """A new ballot, above all that was seen, for whatever has the highest lock."""
@@ -501,6 +540,7 @@ class ExactWrite(Machine):
         configuration = self._context.configuration
         q, members = configuration.q, len(self._group.members)
         if len(self._signed) >= q:
+            self._context.note_round(now_us - self._round_began_us)
             (self._lock if self._phase == VOTE else self._certify)(now_us)
             return
         if self._phase == COMMIT:
@@ -512,6 +552,7 @@ class ExactWrite(Machine):
         answered = len(self._signed) + len(self._refused) + len(self._rejects)
         if answered >= q and not self._quorum_us:
             self._quorum_us = now_us
+            self._context.note_round(now_us - self._round_began_us)
             # Who has answered late may yet make it a quorum, or know of a lock.
             self.deadline_us = min(self.deadline_us, now_us + max(1, configuration.grace_us))
         if answered >= q > len(self._signed) + members - answered:
@@ -549,6 +590,7 @@ class ExactWrite(Machine):
             return
         if sum(code == m.AHEAD for code in self._refused.values()) > self._context.configuration.f:
             self._waits_for_clock = True
+        self._looks = any(code in (m.BUSY, m.LOCKED) for code in self._refused.values())
         self._pause(now_us)
 
     # --- time, and ends ---
@@ -559,7 +601,7 @@ class ExactWrite(Machine):
             self._give_up(now_us, None)
             return
         if self._phase == PAUSE:
-            if self._mine is None:
+            if self._mine is None or self._looks:
                 self._read(now_us)
             else:
                 self._again(now_us)
@@ -592,7 +634,7 @@ class ExactWrite(Machine):
     def _end(self, outcome: Outcome, now_us: int) -> None:
         self.finished = True
         self._forget_request()
-        self._ended(self._slot, self._token, outcome, now_us)
+        self._ended(self._slot, self._change, self._asked, outcome, now_us)
 
 
 def token_of(decided: Decided) -> int:

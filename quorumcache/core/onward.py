@@ -139,8 +139,9 @@ def go_over(old: Coordinator, chain: Sequence[Configuration], now_us: int) -> Co
         for tokens, outcome in machine.stranded(_MOVED):
             new.finish(tokens, outcome)
         machine.finished = True
-        if isinstance(machine, ExactWrite) and (unsent := machine.begun_nothing()) is not None:
-            new.exact(*unsent)
+        if isinstance(machine, ExactWrite):
+            for slot, change, token in machine.begun_nothing():
+                new.exact(slot, change, token)
     for slot, change, token in old.unsent_exact():
         new.exact(slot, change, token)
     is_primary = old.configuration.is_primary

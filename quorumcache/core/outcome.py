@@ -53,10 +53,12 @@ class Heard(msgspec.Struct, frozen=True):
 
 
 class Decided(msgspec.Struct, frozen=True, gc=False):
-    """A compare-and-set that won: the header and salted value that now stand. The stamp's time is the fencing token."""
+    """A compare-and-set that won: the header and salted value that now stand. The stamp's time is the fencing token.
+    `number`: of an addition, the number that it alone was told; what stands may have others added to it."""
 
     header: bytes
     salted: bytes
+    number: int | None = None
 
 
 class Unchanged(msgspec.Struct, frozen=True, gc=False):

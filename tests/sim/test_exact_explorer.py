@@ -13,19 +13,21 @@ from sim.explorer import Bounds
 ONE = Bounds(writers=2, reads=1, deviations=1, restarts=0, evictions=0, releases=0, ticks=4, plans=1, states_max=20_000)
 
 
-def test_an_orderly_run_ends_and_is_judged_right() -> None:
+@pytest.mark.parametrize("hasty", [True, False])
+def test_an_orderly_run_ends_and_is_judged_right(hasty: bool) -> None:
     """Two who append and a reader, one after another, under each of the liar's plans."""
     bounds = Bounds(writers=2, reads=1, deviations=0, restarts=0, evictions=0, releases=0, ticks=4)
-    result = ExactExplorer(bounds).run()
+    result = ExactExplorer(bounds, hasty=hasty).run()
     assert result.violation is None
     assert result.exhausted == 1
     assert result.depth > 60
 
 
 @pytest.mark.slow
-def test_no_message_that_comes_late_breaks_the_line() -> None:
+@pytest.mark.parametrize("hasty", [True, False])
+def test_no_message_that_comes_late_breaks_the_line(hasty: bool) -> None:
     """Protocol 17, I0 to I5, for every run with one deviation."""
-    result = ExactExplorer(ONE).run()
+    result = ExactExplorer(ONE, hasty=hasty).run()
     assert result.violation is None
     assert result.exhausted == 2
     assert result.states > 5000
