@@ -14,7 +14,7 @@ from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.epochmessages import digest_of_document, read_document, read_steps, read_successor
 from quorumcache.core.seals import Seal, Step, follow
-from quorumcache.core.succession import Verify, check_link
+from quorumcache.core.succession import Verify, check_link, lacks_history
 from quorumcache.errors import ConfigurationError
 
 ASK_US: Final = 50_000
@@ -27,7 +27,8 @@ class Following:
     `outbox` collects (node indices, request); `wake` is due at `deadline_us`. What was found: `steps`, each checked,
     and `chain`, the configurations that they lead to; `sealed`: successors, signed by enough administrators, for which
     some node waits for seals, with those it had. With `history`, `before` has the configurations before, the latest
-    first. `new_id()` gives ids that no other request has.
+    first: where one reply does not carry all whose certificates count, whoever has told some is asked for those before
+    them. `new_id()` gives ids that no other request has.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class Following:
         self._history = history
         self._wait_us = ASK_US
         self._asked: dict[int, int] = {}
+        #: Of the questions asked, those for what came before some configuration of `before`.
+        self._earlier: set[int] = set()
         self._answered: set[int] = set()
 
     def asked(self, request_id: int) -> bool:
@@ -73,6 +76,7 @@ class Following:
         self.deadline_us = now_us + self._wait_us
         self._wait_us = min(2 * self._wait_us, ASK_US_MAX)
         self._asked.clear()
+        self._earlier.clear()
         self._answered.clear()
         for info in self.configuration.nodes:
             if info.index in skipped:
@@ -92,11 +96,19 @@ class Following:
         themselves; so does what came before, for each configuration names the digest of its predecessor."""
         if self._asked.pop(reply.id, None) != node:
             return False
-        self._answered.add(node)
+        is_earlier = reply.id in self._earlier
+        self._earlier.discard(reply.id)
+        if not is_earlier:
+            self._answered.add(node)
         if not isinstance(reply, m.FollowReply):
             return False
         try:
-            self._take_history(reply.before)
+            told = self._take_history(reply.before)
+            # In each round again of who tells anything: an answer may have been lost, and the next one be a liar's.
+            if told or (reply.before and not is_earlier):
+                self._ask_earlier(node)
+            if is_earlier:
+                return told
             if len(reply.steps) > len(self.steps):
                 steps = read_steps(reply.steps, self.configuration, self._verify)
                 self.chain = follow(self.configuration, steps, self._verify)[1:]
@@ -111,15 +123,23 @@ class Following:
             return False  # Who says so lies, or is of another mind than enough others.
         return True
 
-    def _take_history(self, documents: list[bytes]) -> None:
-        if not self._history or len(documents) <= len(self.before):
-            return
-        found: list[Configuration] = []
-        after = self.configuration
+    def _take_history(self, documents: list[bytes]) -> bool:
+        """Take what goes on from what is known already; whether anything does. What does not is not even read."""
+        if not self._history:
+            return False
+        known = len(self.before)
+        after = self.before[-1] if self.before else self.configuration
         for document in documents:
-            if digest_of_document(document) != after.previous:
-                break
-            after = read_document(document)
-            found.append(after)
-        if len(found) > len(self.before):
-            self.before = found
+            if digest_of_document(document) == after.previous:
+                after = read_document(document)
+                self.before.append(after)
+        return len(self.before) > known
+
+    def _ask_earlier(self, node: int) -> None:
+        """Ask a node that tells what came before for what came before all that is known, where certificates of then
+        count."""
+        if self.before and lacks_history(self.configuration, self.before[::-1]):
+            request_id = self._new_id()
+            self._asked[request_id] = node
+            self._earlier.add(request_id)
+            self.outbox.append(((node,), m.Follow(request_id, self.before[-1].digest, True)))

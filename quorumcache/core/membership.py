@@ -183,7 +183,8 @@ class Membership:
 
     def _follow(self, request: m.Follow, now_us: int) -> m.Reply:
         place = self._places.get(request.configuration)
-        if place is None and request.configuration != self._digest:
+        asked = [i for i, x in enumerate(self.known) if x.digest == request.configuration] if request.history else []
+        if place is None and request.configuration != self._digest and not asked:
             return m.Reject(
                 request.id,
                 now_us,
@@ -193,11 +194,10 @@ class Membership:
             )
         before: list[bytes] = []
         if request.history:
-            asked = [i for i, x in enumerate(self.known) if x.digest == request.configuration]
             before = packed_documents(self.known[: asked[0] if asked else None][::-1])
         steps = [] if place is None else packed(self.steps[place:])
         sealed = None
-        if place is None and self._ending.successor is not None:
+        if request.configuration == self._digest and self._ending.successor is not None:
             sealed = Shown(signed_of(self._ending.successor), list(self._ending.seals))
         return m.FollowReply(request.id, now_us, steps, sealed, before)
 
@@ -286,6 +286,8 @@ class Membership:
         self.configuration, self._digest = after, after.digest
         self._ending = self._ending_of(after)
         self.moved.append(Moved(before, step, carried))
+        if self._lacks_history:
+            self.look(now_us)
 
     # --- what goes out by itself ---
 
@@ -297,9 +299,12 @@ class Membership:
             self._looking, self._looks = self._following(now_us), 0
         self.deadline_us = min(self.deadline_us, self._looking.deadline_us)
 
+    @property
+    def _lacks_history(self) -> bool:
+        return lacks_history(self.configuration, self.known)
+
     def _following(self, now_us: int) -> Following:
-        history = lacks_history(self.configuration, self.known)
-        return Following(self.configuration, self._verify, self._new_id, now_us, history=history)
+        return Following(self.configuration, self._verify, self._new_id, now_us, history=self._lacks_history)
 
     def _new_id(self) -> int:
         self._next_id = (self._next_id + 1) & ((1 << 63) - 1)
@@ -333,7 +338,9 @@ class Membership:
             looking = self._looking
             if now_us >= looking.deadline_us:
                 self._looks += 1
-                if self._looks > LOOKS_MAX or (self._looks > 1 and looking.is_answered):
+                has_enough = self._looks > LOOKS_MAX or (self._looks > 1 and looking.is_answered)
+                # Without what came before, it would take all that was written then for lies: it goes on asking.
+                if has_enough and not self._lacks_history:
                     self._looking = None
                     return
                 looking.wake(now_us, (own,))
@@ -349,7 +356,12 @@ class Membership:
                 self._take(reply.seals, now_us)
             return
         looking = self._looking
-        if looking is None or not looking.receive(peer, reply):
+        if looking is None:
+            return
+        is_true = looking.receive(peer, reply)
+        self.outbox += looking.outbox
+        looking.outbox.clear()
+        if not is_true:
             return
         if len(looking.before) > len(self.known):
             self.known = looking.before[::-1]

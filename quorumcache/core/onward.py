@@ -89,9 +89,14 @@ class Onward:
     def receive(self, node: int, reply: m.Reply) -> None:
         """Take an answer."""
         looking = self._looking
-        if looking is None or not looking.receive(node, reply):
+        if looking is None:
             return
-        if looking.before and self.lacks_history:
+        is_true = looking.receive(node, reply)
+        self._context.outbox += looking.outbox
+        looking.outbox.clear()
+        if not is_true:
+            return
+        if len(looking.before) > len(self.known) and self.lacks_history:
             self.known = looking.before[::-1]
             self._context.verifier.learn(counting(self._context.configuration, self.known))
         if looking.chain:

@@ -447,12 +447,12 @@ class RunningNode:
         def receive(peer: int, reply: m.Reply) -> None:
             if membership.configuration is not configuration:
                 return
-            known = len(membership.known)
+            known = {each.digest for each in membership.known}
             try:
                 if not self._is_stuck:
                     membership.receive(peer, reply, self.clock_us())
-                if len(membership.known) > known:
-                    for earlier in membership.known:
+                for earlier in membership.known:
+                    if earlier.digest not in known:
                         self._record.know(earlier)
             except ConfigurationError as problem:
                 _log.error("%s cannot follow the others to their epoch: %s", self.info.name, problem)

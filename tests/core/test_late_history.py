@@ -1,0 +1,80 @@
+"""Protocol 9 and decision 0022, "History": whoever begins with a later file learns which configurations came before,
+however late the others come and however many there were. Who does not takes every entry of then for a lie."""
+
+from __future__ import annotations
+
+import pytest
+
+from quorumcache.core import epochmessages
+from quorumcache.core.config import Configuration
+from tests.cluster import configuration_of
+from tests.core.test_membership import Memory, Person, World, harmless, order
+
+
+def moved(world: World, epochs: int) -> Configuration:
+    """The configuration of the epoch to which the world was moved, so many on."""
+    configuration = world.first
+    for _ in range(epochs):
+        configuration = harmless(configuration)
+        order(world, configuration)
+        world.advance(200_000)
+    assert world.epochs() == [1 + epochs] * len(world.nodes)
+    return configuration
+
+
+def begin_anew(world: World, configuration: Configuration) -> bytes:
+    """Start the last node with the newest file, and a record that knows of nothing; its key."""
+    key = configuration.nodes[-1].key
+    world.records[key] = Memory()
+    world.start(key, configuration, started_us=world.now_us)
+    world.nodes[key].look(world.now_us)
+    return key
+
+
+def test_a_node_that_starts_long_before_the_others_learns_what_was_before() -> None:
+    world = World(configuration_of())
+    key = begin_anew(world, moved(world, 1))
+    world.is_lost = lambda source, target: key in (source, target)
+    world.advance(20_000_000)
+    world.is_lost = lambda _source, _target: False
+    world.advance(3_000_000)
+    assert [each.digest for each in world.nodes[key].known] == [world.first.digest]
+
+
+def test_a_node_whose_next_epoch_comes_meanwhile_learns_what_was_before() -> None:
+    world = World(configuration_of())
+    second = moved(world, 1)
+    key = begin_anew(world, second)
+    third = harmless(second)
+    order(world, third, to=key)
+    world.advance(500_000)
+    assert world.epochs() == [3] * 4
+    assert [each.digest for each in world.nodes[key].known] == [world.first.digest, second.digest]
+
+
+@pytest.mark.parametrize("lies", ["none", "nothing", "no more"])
+def test_more_history_than_one_reply_carries_is_learnt(monkeypatch: pytest.MonkeyPatch, lies: str) -> None:
+    """By a node, over losses, and from it by a client; a liar beside them tells nothing, or no more than the first
+    reply carries."""
+    monkeypatch.setattr(epochmessages, "STEPS_MAX", 3)
+    world = World(configuration_of())
+    Person(world).set("k", b"v")
+    last = moved(world, 8)
+    key = begin_anew(world, last)
+    liar = world.nodes[last.nodes[0].key]
+    if lies != "none":
+        del liar.known[: -3 if lies == "no more" else None]
+    lost = iter([False] * 5 + [True] * 9)
+    world.is_lost = lambda source, target: key in (source, target) and next(lost, False)
+    world.advance(6_000_000)
+    world.is_lost = lambda _source, _target: False
+    assert [each.epoch for each in world.nodes[key].known] == list(range(1, 9))
+    # It has the configurations, and not the steps: it tells of them all the same.
+    others = {info.key for info in last.nodes[:3]}
+    late = Person(world, None, last)
+    world.is_lost = lambda source, target: late.key == source and target in others
+    late.core.onward.look(world.now_us)
+    world.advance(1_000_000)
+    assert not late.core.onward.lacks_history
+    world.is_lost = lambda _source, _target: False
+    assert late.get("k") == b"v"
