@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha1
 from typing import Any, Final
 
+from quorumcache.gateway.redis import cjson
 from quorumcache.gateway.redis.faults import Fault
 
 #: A script runs on the gateway's one thread: everybody waits for so long at most, and for one call of its library.
@@ -29,13 +30,14 @@ Ask = Callable[[list[bytes]], Any]
 # What is taken away reaches the machine, or past the bounds: other coroutines have no hook, bytecode no checks.
 # Patterns backtrack inside one call that no hook interrupts, so those that could for long are refused.
 _PRELUDE: Final = rb"""
-local ask, digest, seconds, source, keys, argv = ...
+local ask, digest, seconds, source, keys, argv, json, json_depth = ...
 local clock, sethook, pcall0, xpcall0, error, type = os.clock, debug.sethook, pcall, xpcall, error, type
 local load, tostring, find0, len, rawget = loadstring, tostring, string.find, string.len, rawget
 local repeated, ipairs0 = string.rep, ipairs
 local TOO_LONG = "the script ran for more than " .. tostring(seconds * 1000) .. " ms"
 local ends, over = clock() + seconds, false
 local script, problem = load(source, "@user_script")
+if json then cjson = load(json, "=cjson")(json_depth) end
 for _, name in ipairs{"io", "os", "debug", "package", "require", "module", "python", "coroutine", "loadstring", "load",
     "loadfile", "dofile", "newproxy", "collectgarbage", "print", "setfenv", "getfenv", "gcinfo"} do _G[name] = nil end
 string.dump = nil
@@ -172,8 +174,10 @@ def run(source: bytes, keys: Sequence[bytes], argv: Sequence[bytes], ask: Ask) -
             max_memory=MEMORY_BYTES_MAX,
         )
         prelude = lua.compile(_PRELUDE)
+        # Most scripts do without, and to compile it takes as long as all else here.
+        json = cjson.SOURCE if b"cjson" in source else None
         is_good, result, rawget = prelude(
-            asked, sha_of, SECONDS_MAX, source, lua.table_from(keys), lua.table_from(argv)
+            *(asked, sha_of, SECONDS_MAX, source, lua.table_from(keys), lua.table_from(argv), json, cjson.DEPTH_MAX)
         )
         if is_good:
             reply = _reply(lua51, result, 0, rawget, [_LIST_MAX])

@@ -60,6 +60,22 @@ async def test_a_script_reads_and_writes_its_key(r: Any) -> None:
     assert await r.eval("return redis.call('ttl', KEYS[1])", 1, "gone") == -2
 
 
+async def test_json_is_changed_where_it_stands(r: Any) -> None:
+    """And nothing where what stands is none."""
+    script = """
+        local item = cjson.decode(redis.call('get', KEYS[1]))
+        item.count = item.count + 1
+        return redis.call('set', KEYS[1], cjson.encode(item))
+    """
+    await r.set("k", '{"count": 6}')
+    assert await r.eval(script, 1, "k") == b"OK"
+    assert await r.get("k") == b'{"count":7}'
+    await r.set("k", "[1")
+    with refused("Expected comma or array end but found T_END at character 3"):
+        await r.eval(script, 1, "k")
+    assert await r.get("k") == b"[1"
+
+
 async def test_by_its_sha(r: Any) -> None:
     sha = await r.script_load(RELEASE)
     assert sha == sha_of(RELEASE.encode()).decode()
