@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from quorumcache.core.config import Configuration, SignedConfiguration
 
 admin = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
     help=(

@@ -37,6 +37,8 @@ def evidence(
     from quorumcache.errors import InvalidProof, Misuse
     from quorumcache.wire.evidence import EVIDENCE_BYTES_MAX, check_evidence
     from quorumcache.wire.founding import read_cluster_file
+    from quorumcache.wire.proof import FORMAT as PROOF_FORMAT
+    from quorumcache.wire.proof import FORMAT_BYTES_MAX
 
     trusted = read_cluster_file(cluster).configuration.admins if cluster is not None else None
     try:
@@ -47,6 +49,8 @@ def evidence(
     try:
         conviction = check_evidence(data, trusted_admins=trusted)
     except InvalidProof as fault:
+        if PROOF_FORMAT.encode() in data[:FORMAT_BYTES_MAX]:
+            raise InvalidProof(f"{file}: proves a value, and convicts nobody: quorumcache verify checks it") from None
         raise InvalidProof(f"{file}: {fault}") from None
     if action is Action.verify:
         typer.echo(f"{conviction.role} {conviction.name} ({conviction.key.hex()}) {conviction.offence}")

@@ -27,8 +27,9 @@ def verify(
     Example: [bold]quorumcache get hello --proof hello.proof && quorumcache verify hello.proof[/bold]
     """
     from quorumcache.errors import InvalidProof, Misuse
+    from quorumcache.wire.evidence import FORMAT as EVIDENCE_FORMAT
     from quorumcache.wire.founding import read_cluster_file
-    from quorumcache.wire.proof import check_proof
+    from quorumcache.wire.proof import FORMAT_BYTES_MAX, check_proof
 
     trusted = read_cluster_file(cluster).configuration.admins if cluster is not None else None
     try:
@@ -39,6 +40,8 @@ def verify(
     try:
         proven = check_proof(data, trusted_admins=trusted)
     except InvalidProof as fault:
+        if EVIDENCE_FORMAT.encode() in data[:FORMAT_BYTES_MAX]:
+            raise InvalidProof(f"{file}: is evidence, and proves no value: quorumcache evidence verify") from None
         raise InvalidProof(f"{file}: {fault}") from None
     if value:
         typer.get_binary_stream("stdout").write(_bare(proven.value or b""))

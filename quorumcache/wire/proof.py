@@ -21,6 +21,8 @@ from quorumcache.wire.codec import Unreadable, decode_whole, encode_whole
 from quorumcache.wire.keys import verify
 
 FORMAT: Final = "quorumcache proof 1"
+#: Within so many bytes of the beginning is the format, in proofs and in evidence.
+FORMAT_BYTES_MAX: Final = 64
 
 
 class _Proof(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

@@ -18,6 +18,7 @@ from quorumcache.wire.evidence import EVIDENCE_BYTES_MAX, Recollection, check_ev
 from tests import strategies
 from tests.cluster import configuration_of, key_of
 from tests.making import Draft
+from tests.wire.test_proof import PROOF
 
 ADMIN = key_of("admin")
 
@@ -111,6 +112,11 @@ def test_the_program_tells_what_is_wrong_with_a_file(tmp_path: Path, capsys: pyt
     assert "node n2" in capsys.readouterr().out
     assert run(["evidence", "show", str(bad)]) == 7
     assert "Not a valid proof" in capsys.readouterr().err
+    assert run(["verify", str(good)]) == 7
+    assert "quorumcache evidence verify" in " ".join(capsys.readouterr().err.split())
+    bad.write_bytes(PROOF)
+    assert run(["evidence", "verify", str(bad)]) == 7
+    assert "proves a value, and convicts nobody" in " ".join(capsys.readouterr().err.split())
     assert run(["evidence", "verify", str(tmp_path / "none")]) == 2
     assert "cannot be read" in capsys.readouterr().err
 
