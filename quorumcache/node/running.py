@@ -311,7 +311,8 @@ class RunningNode:
         before = self._joins_after
         if self._found is not None and self._found.carried is not None:
             joined, before = self._found.carried.joined, self._found.before
-        elif before is not None and not self.resumed:
+        elif before is not None:
+            # With stored state too: what it had not recovered when it ended, it still knows nothing of.
             joined = tuple(shard.number for shard in node.slots.shards if shard.recovering)
         self._begin_term(self.started_us, joined, before)
         self.membership.look(self.clock_us())
