@@ -82,7 +82,7 @@ async def move(
             progress.refused.pop(node, None)
             for seal in reply.seals:
                 seals.add(Seal(seal.node, seal.signature))
-            if reply.begun:
+            if reply.begun and seals.complete:  # Who is there has them, and has just shown them.
                 progress.begun.add(node)
                 progress.paused_s = progress.paused_s or time.monotonic() - began_s
         elif isinstance(reply, m.Reject):

@@ -96,12 +96,12 @@ class Live:
         await wait_to_join(before, key.public, record)
         await self.start(key, before)
 
-    async def change(self, after: Configuration) -> Progress:
+    async def change(self, after: Configuration, *, timeout_s: float = 20.0) -> Progress:
         """Have it signed, and bring the cluster there."""
         admin = self.founded.admin
         signature = admin.sign(SignedConfiguration(after).signed_message)
         signed = SignedConfiguration(after, ((admin.public, signature),))
-        progress = await move(self.configuration, signed, timeout_s=20.0, on_progress=lambda _progress: None)
+        progress = await move(self.configuration, signed, timeout_s=timeout_s, on_progress=lambda _progress: None)
         self.signed = signed
         return progress
 
