@@ -79,7 +79,8 @@ def show(
         table.add_row("writer", writer.name, writer.key.hex(), writer.status)
     for space in config.namespaces:
         quota = f", quota {bytes_text(space.quota_bytes)}" if space.quota_bytes else ""
-        table.add_row("namespace", space.name, "", f"{space.type}{quota}")
+        mode = f", mode {space.mode}, ack {space.ack}" if space.mode == "primary" else f", mode {space.mode}"
+        table.add_row("namespace", space.name, "", f"{space.type}{mode}{quota}")
     console.print(table)
     found = file.with_name("next.toml") if draft is None else draft
     if draft is not None or found.exists():
@@ -93,18 +94,24 @@ def sign(
     draft: Annotated[Path | None, typer.Argument(help="The draft; next.toml beside cluster.toml unless given.")] = None,
     cluster: ClusterOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    stopped: Annotated[
+        bool,
+        typer.Option("--stopped", help="Also what admin apply refuses: for nodes that are all stopped before."),
+    ] = False,
 ) -> None:
     """Show what a draft changes, and add an administrator's signature to it.
 
     A key signs one successor of a configuration and never another: that is noted in a directory beside the key file,
     named after it with .signed, before the signature is made. Move the two together, and never use a copy of the key
-    without it: two drafts with enough signatures each would split the cluster.
+    without it: two drafts with enough signatures each would split the cluster. So a draft to which a running cluster
+    cannot go over is signed with --stopped alone.
 
     Example: [bold]quorumcache admin sign next.toml --cluster my-cluster --key admin.key[/bold]
     """
     from rich.markup import escape
 
-    from quorumcache.errors import Misuse
+    from quorumcache.core.seals import check_movable
+    from quorumcache.errors import ConfigurationError, Misuse
     from quorumcache.wire.keys import read_key_file
     from quorumcache.wire.signing import read_draft, sign_successor, write_draft
 
@@ -112,6 +119,14 @@ def sign(
     found = file.with_name("next.toml") if draft is None else draft
     unsigned = read_draft(found)
     _plan(unsigned, config, found)
+    if not stopped:
+        try:
+            check_movable(unsigned.configuration, config)
+        except ConfigurationError as problem:
+            raise ConfigurationError(
+                f"{problem}. Nothing was signed, for a key that signed this signs nothing else for epoch "
+                f"{unsigned.configuration.epoch}. To go there by stopping all nodes: --stopped"
+            ) from None
     secret = read_key_file(key, role="admin")
     if not yes and not typer.confirm("Sign it?"):
         raise Misuse("nothing was signed")

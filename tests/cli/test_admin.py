@@ -106,6 +106,24 @@ def test_what_apply_will_refuse_is_said_before_anybody_signs_it(tmp_path: Path) 
     assert code == exits.OK, output
     assert "apply will refuse" in output
     assert "locks is exact" in output
+    sign = ("admin", "sign", "--cluster", cluster, "--key", cluster / "keys" / "admin.key", "--yes")
+    code, output = run(*sign)
+    assert code != exits.OK
+    assert "Nothing was signed" in output
+    assert not list(cluster.glob("keys/*.signed"))
+    code, output = run(*sign, "--stopped")
+    assert code == exits.OK, output
+    assert "all that are needed" in output
+
+
+def test_what_a_namespace_promises_is_shown(tmp_path: Path) -> None:
+    """Mode primary gives up Byzantine freshness: an administrator has to see it."""
+    cluster = tmp_path / "c"
+    assert run("init", cluster, "--namespaces", "default,sessions", "--primary", "sessions=2")[0] == exits.OK
+    code, output = run("admin", "show", "--cluster", cluster)
+    assert code == exits.OK
+    assert "register, mode quorum" in output
+    assert "register, mode primary, ack 2" in output
 
 
 @pytest.mark.parametrize(
