@@ -26,7 +26,6 @@ add = catalogue.add
 _EPOCHS: Final = ("epochs",)
 _EXACT: Final = ("epochs", "exact", "contention", "client_crash", "loss")
 _BUSY: Final = ("types", "revoke", "wipe", "ambush", "rolling")
-_HONEST: Final[dict[str, Any]] = {"byzantine_nodes": 1}
 #: What would excuse a loss, or hide it.
 _QUIET: Final = (
     "wipe",
@@ -205,7 +204,7 @@ def _joins_with_an_early_floor(patches: Patches) -> None:
 # --- compare-and-set ---
 
 
-@add("17, epochs: what was voted and locked goes along", features_add=_EXACT, features_drop=_BUSY, **_HONEST)
+@add("17, epochs: what was voted and locked goes along", features_add=_EXACT, features_drop=_BUSY, byzantine_nodes=1)
 def _locks_left_behind(patches: Patches) -> None:
     patches.set(Instances, "take_over", lambda self, other: None)
 
@@ -213,7 +212,10 @@ def _locks_left_behind(patches: Patches) -> None:
 @add(
     "17, epochs: what a revoked writer has locked is dropped, so that nobody finishes it",
     features_add=_EXACT,
+    features_drop=(*_BUSY, "evict", "few_promises"),
+    byzantine_nodes=0,
     byzantine_writers=1,
+    schemes=("leave_locked",),
 )
 def _revoked_locks_stay(patches: Patches) -> None:
     patches.set(carrying, "_drop_locks", lambda old, after: None)
