@@ -53,6 +53,28 @@ def stays_in(successor: Configuration, before: Configuration, shard: int, key: b
     return old.index in before.shard_groups[shard].members and new.index in successor.shard_groups[shard].members
 
 
+def still_joining(carried: Iterable[Carried], now: Slots, joining: Iterable[int] = ()) -> tuple[int, ...]:
+    """Of the shards that a node joined with each of the epochs that it went through one after the other, and of those
+    that it was `joining` before, the ones that it knows nothing of yet, in the last of them. It goes on asking the
+    members of the epoch before: what a restart leaves recovering becomes active with less."""
+    joined = {*joining, *(number for each in carried for number in each.joined)}
+    return tuple(sorted(number for number in joined if now.shards[number].recovering))
+
+
+def joined_with(after: Configuration, before: Configuration, now: Slots, key: bytes) -> tuple[int, ...]:
+    """Of the shards that the node of `key`, with stored state of the epoch `after`, was recovering when it ended, those
+    that it joined with that epoch."""
+    own = after.node_by_key(key)
+    return tuple(
+        shard.number
+        for shard in now.shards
+        if shard.recovering
+        and own is not None
+        and own.index in after.shard_groups[shard.number].members
+        and not stays_in(after, before, shard.number, key)
+    )
+
+
 def sources_of(before: Configuration, shard: int, key: bytes) -> tuple[bytes, ...]:
     """The keys of the nodes that the node of `key` asks for what a shard holds that it is recovering when the epoch
     begins: the members of the shard's group in the epoch *before*, those that leave among them.

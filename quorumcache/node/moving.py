@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from quorumcache.core.carrying import Carried, carry
+from quorumcache.core.carrying import Carried, carry, joined_with, still_joining
 from quorumcache.core.certificate import Verifier, Verify
 from quorumcache.core.config import Configuration
 from quorumcache.core.held import Held
@@ -25,8 +25,8 @@ from quorumcache.storage import Identity, NotStored, Storage
 
 
 class Resumed(msgspec.Struct, frozen=True):
-    """A node with what storage had. `carried`: what came along where that was of the epoch `before`, else None; the
-    node recovers the shards `carried.joined` as one that has just gone over."""
+    """A node with what storage had. `carried`: what came along where that was of the epoch `before`, or an earlier one,
+    else None; the node recovers the shards `carried.joined` as one that has just gone over."""
 
     node: Node
     carried: Carried | None = None
@@ -90,9 +90,12 @@ def resume(
     if node.slots.types:
         # Keys' own barriers are not stored: this one stands in for all of them.
         node.slots.key_barrier_us = now_us + 2 * node.configuration.max_skew_us
+    joining = joined_with(chain[place], chain[place - 1], node.slots, key) if place else ()
+    all_carried: list[Carried] = []
     for after in range(place + 1, len(chain)):
         before, node = node, node_of(after)
-        carried = carry(before.slots, node.slots, key, now_us, node.verifier.chain)
+        all_carried.append(carry(before.slots, node.slots, key, now_us, node.verifier.chain))
+    carried = msgspec.structs.replace(all_carried[-1], joined=still_joining(all_carried, node.slots, joining))
     _or_close(storage, lambda: _move(storage, node))
     node.slots.journal = None
     return Resumed(node, carried, before.configuration)

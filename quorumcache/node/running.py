@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Collection, Iterator
 from typing import Any, Final
 
 from quorumcache.core import messages as m
+from quorumcache.core.carrying import joined_with, still_joining
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.evidence import INCARNATION_BYTES
@@ -314,6 +315,9 @@ class RunningNode:
         elif before is not None:
             # With stored state too: what it had not recovered when it ended, it still knows nothing of.
             joined = tuple(shard.number for shard in node.slots.shards if shard.recovering)
+        elif self.resumed and self._known and self._known[-1].node_by_key(self.info.key) is not None:
+            before = self._known[-1]
+            joined = joined_with(self.configuration, before, node.slots, self.info.key)
         self._begin_term(self.started_us, joined, before)
         self.membership.look(self.clock_us())
         self._background = asyncio.get_running_loop().create_task(self._run(), name=f"node {self.info.name}")
@@ -412,8 +416,8 @@ class RunningNode:
             self.server.moved(self.configuration)
         if self._background is not None and moved[-1].carried is not None:
             # What it joined with the epoch before, and has not recovered, it asks the members of that epoch for too.
-            shards = self.node.slots.shards
-            joined = {*moved[-1].carried.joined, *(number for number in joining if shards[number].recovering)}
+            carried = [move.carried for move in moved if move.carried is not None]
+            joined = still_joining(carried, self.node.slots, joining)
             self._begin_term(self.clock_us(), joined, moved[-1].before)
 
     def _forget_left(self) -> None:

@@ -6,8 +6,10 @@ from __future__ import annotations
 import pytest
 
 from quorumcache.core import epochmessages
+from quorumcache.core.carrying import still_joining
 from quorumcache.core.config import Configuration
 from tests.cluster import configuration_of
+from tests.core.test_epochs import FIRST, with_nodes
 from tests.core.test_membership import Memory, Person, World, harmless, order
 
 
@@ -78,3 +80,27 @@ def test_more_history_than_one_reply_carries_is_learnt(monkeypatch: pytest.Monke
     assert not late.core.onward.lacks_history
     world.is_lost = lambda _source, _target: False
     assert late.get("k") == b"v"
+
+
+def test_who_goes_two_epochs_at_once_still_joins_what_it_joined_with_the_first() -> None:
+    """Decision 0022: these shards it asks the members of before for, until q have reported."""
+    world = World()
+    away, others = FIRST.nodes[0].key, [info.key for info in FIRST.nodes[1:4]]
+    world.is_lost = lambda source, target: away in (source, target)
+    second = with_nodes(FIRST, [0, 1, 2, 3])
+    order(world, second, to=others[0])
+    world.advance(200_000)
+    order(world, harmless(second), to=others[0])
+    world.advance(200_000)
+    world.is_lost = lambda _source, _target: False
+    node = world.nodes[away]
+    node.look(world.now_us)
+    world.advance(200_000)
+    carried = [move.carried for move in node.moved if move.carried is not None]
+    assert node.configuration.epoch == 3
+    assert [bool(each.joined) for each in carried] == [True, False]
+    slots = node.node.slots
+    assert still_joining(carried, slots) == carried[0].joined
+    recovered, *rest = carried[0].joined
+    slots.activate(slots.shards[recovered])
+    assert still_joining(carried[1:], slots, carried[0].joined) == tuple(rest)

@@ -8,14 +8,22 @@ from pathlib import Path
 import pytest
 
 from quorumcache.core import amend
-from quorumcache.core.config import SignedConfiguration
+from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.seals import Seal, Step, seal_string
 from quorumcache.net.listening import free_ports
 from quorumcache.node import RunningNode
 from quorumcache.storage import storage_of
-from quorumcache.wire.founding import found_cluster
+from quorumcache.wire.founding import Founded, found_cluster
 from quorumcache.wire.keys import SigningKey
 from quorumcache.wire.sealrecord import SealRecord
+
+
+def step_of(founded: Founded, after: Configuration) -> Step:
+    """What shows that the cluster moved on."""
+    unsigned, admin = SignedConfiguration(after), founded.admin
+    successor = SignedConfiguration(after, ((admin.public, admin.sign(unsigned.signed_message)),))
+    message = seal_string(founded.configuration.digest, after.digest)
+    return Step(successor, tuple(Seal(node.public, node.sign(message)) for node in founded.nodes))
 
 
 @pytest.mark.parametrize("storage", ["memory", "sqlite"])
@@ -27,14 +35,10 @@ async def test_a_node_that_starts_again_goes_on_joining(tmp_path: Path, storage:
     founded = found_cluster(nodes=4, addresses=[f"127.0.0.1:{port}" for port in ports], shards=8)
     before = founded.configuration
     after = amend.replace_node(before, before.nodes[3].name, key.public, address=f"127.0.0.1:{own}")
-    successor = SignedConfiguration(after)
-    admin = founded.admin
-    successor = SignedConfiguration(after, ((admin.public, admin.sign(successor.signed_message)),))
-    message = seal_string(before.digest, after.digest)
-    step = Step(successor, tuple(Seal(node.public, node.sign(message)) for node in founded.nodes[:3]))
+    step = step_of(founded, after)
     record = SealRecord(tmp_path / "node.seals", key.public)
     record.begin()
-    record.remember(before, successor)
+    record.remember(before, step.successor)
     record.began(before, step)
     data_dir = None if storage == "memory" else tmp_path / "data"
     for is_again in (False, True):
@@ -49,3 +53,27 @@ async def test_a_node_that_starts_again_goes_on_joining(tmp_path: Path, storage:
         finally:
             await node.stop()
     assert not record.has_joined(before)
+
+
+async def test_a_node_that_stays_goes_on_joining_the_shards_that_are_new_to_it(tmp_path: Path) -> None:
+    *ports, own = free_ports(5)
+    founded = found_cluster(nodes=5, addresses=[f"127.0.0.1:{port}" for port in (own, *ports)], shards=16)
+    before, key = founded.configuration, founded.nodes[0]
+    after = amend.remove_node(before, before.nodes[4].name)
+    new = [number for number, group in enumerate(before.shard_groups) if 0 not in group.members]
+    assert new
+    record = SealRecord(tmp_path / "node.seals", key.public)
+    record.begin()
+    for start in range(3):
+        node = RunningNode(before, key, record=record, storage=storage_of("sqlite", tmp_path / "data"))
+        await node.start()
+        try:
+            assert node.resumed == (start > 0)
+            assert node._term is not None
+            assert node._term.joining == (new if start else [])
+        finally:
+            await node.stop()
+        if not start:
+            step = step_of(founded, after)
+            record.remember(before, step.successor)
+            record.began(before, step)
