@@ -50,13 +50,13 @@ PAUSE_US_MAX: Final = 256_000
 #: For so many rounds whoever finds another at it lets that one go on, before it looks what came of it: a proposal that
 #: has its votes needs one for its locks, and one until its entry can be read.
 _ROUNDS_LEFT_ALONE: Final = 2
-#: A first ballot is older than the time it is made at by at most this part of op_time, for which it lives; and by a
-#: microsecond more, the less of this part has passed since what it replaces: divided by so much.
+#: A first ballot is older than the time it is made at by at most this part of op_time, for which it lives; and above
+#: that of what it replaces by what is left of this part, and by all of it for each loss, divided by so much.
 _EARLY_PART: Final = 8
 _EARLY_STEP: Final = 256
 #: How often that doubles at most for whoever has lost, and how much of it outlasts a loss: with something under way a
 #: long pause may miss more than lines name.
-_LOSSES_MAX: Final = 5
+_LOSSES_MAX: Final = 4
 _PAUSES_KEPT: Final = 3
 #: Who loses in the last eighth of op_time does not try again.
 _LAST_PART: Final = 8
@@ -260,16 +260,19 @@ class ExactWrite(Machine):
 
     def _first_us(self, entry: Entry | None, now_us: int) -> int:
         """The time of a header that is to replace this entry, and of its first ballot: just above that entry's, the
-        sooner after it the higher. So who comes later finds whoever is at it by their refusals, and stays below."""
+        sooner after it the higher, and the higher the more often its proposer lost. So who comes later finds whoever is
+        at it by their refusals, and stays below. Where that would be too old already: the time it is."""
         clock, configuration = self._context.clock, self._context.configuration
         time_us = clock.next_us(now_us)
         if entry is None:
             return time_us
         ballot_us, most_us = stamp_time(entry.certificate.ballot), configuration.op_time_us // _EARLY_PART
-        sooner_us = max(0, ballot_us + most_us - time_us) // _EARLY_STEP
+        left_us = ballot_us + most_us - time_us
+        if left_us < 0:
+            return time_us
         # A few at random: who are equally soon are not always in the order of their keys.
-        first_us = ballot_us + 1 + sooner_us + self._context.random_u64() % 4
-        return min(time_us, max(first_us, time_us - most_us))
+        above_us = (left_us + self._losses * most_us) // _EARLY_STEP + self._context.random_u64() % 4
+        return min(time_us, ballot_us + 1 + above_us)
 
     def _changed(self, entry: Entry | None, now_us: int) -> Change | None:
         """What is to replace this entry; None where nothing is, and then this has ended."""

@@ -9,10 +9,10 @@ from quorumcache.core import messages as m
 from quorumcache.core.exactqueue import WAITING_MAX
 from quorumcache.core.exactsum import DIGITS_MAX, Addition, Additions
 from quorumcache.core.exactwrite import PAUSE_US_MAX
-from quorumcache.core.model import header_expires_at
+from quorumcache.core.model import header_expires_at, header_time, stamp_time
 from quorumcache.core.outcome import UNKNOWN, Decided, Failed, Outcome, Unchanged
 from tests.cluster import START_US, Client, Cluster
-from tests.exact import LIFE_US, Hand, ask, delete, exact_configuration, put
+from tests.exact import LIFE_US, Hand, ask, delete, exact_configuration, lock_slot, put
 
 SALT = bytes(16)
 BIG = 10**DIGITS_MAX - 1
@@ -164,3 +164,41 @@ def test_who_died_half_way_is_not_waited_for() -> None:
     client.core.wake(cluster.now_us)
     client.run()
     assert told(client.outcomes[token]) == 1
+
+
+def test_a_first_ballot_is_low_and_lower_the_later_it_is_made() -> None:
+    """Client rule 1: whoever comes second finds who is at it, and undoes nothing."""
+    cluster = Cluster(configuration=exact_configuration())
+    early_us = cluster.configuration.op_time_us // 8
+    first, sooner, later = (cluster.client(name) for name in ("w1", "w2", "w3"))
+    ask(first, Addition(1))
+    first.run()
+    decided_us = stamp_time(cluster.nodes[0].slots.current[lock_slot()].batch.certificate.ballot)
+    ballots_us, tokens = [], []
+    for client in (sooner, later):
+        cluster.now_us += early_us // 4
+        tokens.append(ask(client, Addition(1)))
+        for node, request in client.take():
+            client.deliver(node, request)
+        votes = client.take()
+        ballots_us.append({stamp_time(vote.ballot) for _, vote in votes if isinstance(vote, m.Vote)}.pop())
+        for node, vote in votes:
+            client.deliver(node, vote)
+    assert decided_us < ballots_us[1] < ballots_us[0] < cluster.now_us - early_us // 4
+    assert kinds(sooner) == [m.Lock, m.Commit]
+    assert told(sooner.outcomes[tokens[0]]) == 2
+    assert kinds(later) == []  # It waits.
+
+
+def test_a_first_ballot_is_not_old() -> None:
+    """Client rule 1: ballots die, so one that is about to is no good."""
+    cluster = Cluster(configuration=exact_configuration())
+    client = cluster.client()
+    ask(client, Addition(1))
+    client.run()
+    cluster.now_us += cluster.configuration.op_time_us // 8 + 1
+    token = ask(client, Addition(1))
+    client.run()
+    outcome = client.outcomes[token]
+    assert isinstance(outcome, Decided)
+    assert header_time(outcome.header) >= cluster.now_us
