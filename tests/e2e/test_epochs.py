@@ -127,6 +127,7 @@ async def live(directory: Path, **options: object) -> AsyncIterator[Live]:
         yield cluster
     finally:
         await asyncio.gather(*(node.stop() for node in cluster.running.values()))
+        await asyncio.sleep(0.05)  # Handshakes that were under way see that the other side is gone, and close.
 
 
 class Load:
