@@ -7,7 +7,7 @@ activate is in core/seals.py. Must not know messages, files or signatures.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Sequence
 from itertools import islice
 from typing import Final
 
@@ -53,12 +53,24 @@ def stays_in(successor: Configuration, before: Configuration, shard: int, key: b
     return old.index in before.shard_groups[shard].members and new.index in successor.shard_groups[shard].members
 
 
-def still_joining(carried: Iterable[Carried], now: Slots, joining: Iterable[int] = ()) -> tuple[int, ...]:
-    """Of the shards that a node joined with each of the epochs that it went through one after the other, and of those
-    that it was `joining` before, the ones that it knows nothing of yet, in the last of them. It goes on asking the
-    members of the epoch before: what a restart leaves recovering becomes active with less."""
-    joined = {*joining, *(number for each in carried for number in each.joined)}
-    return tuple(sorted(number for number in joined if now.shards[number].recovering))
+#: Shards that a node joined, each with the epoch before that with which it did: whose members it asks.
+Joining = Sequence[tuple[Configuration, Collection[int]]]
+
+
+def still_joining(joining: Joining, now: Slots) -> Joining:
+    """What the node knows nothing of yet, of what it joined with one epoch after the other, the oldest first. It goes
+    on asking until q of those members have reported: what a restart leaves recovering becomes active with less. And
+    always those of the epoch before it joined: of the next one's members who left is none, and a joiner itself, and
+    the others may be q no more where one is silent. What it learns so is what it could have learnt before that epoch
+    ended, when it had not answered for what was written since either."""
+    latest: dict[int, Configuration] = {}
+    for before, numbers in joining:
+        latest.update(dict.fromkeys(numbers, before))
+    found: dict[bytes, tuple[Configuration, list[int]]] = {}
+    for number, before in latest.items():
+        if number < len(now.shards) and now.shards[number].recovering:
+            found.setdefault(before.digest, (before, []))[1].append(number)
+    return [(before, tuple(sorted(numbers))) for before, numbers in found.values()]
 
 
 def joined_with(after: Configuration, before: Configuration, now: Slots, key: bytes) -> tuple[int, ...]:

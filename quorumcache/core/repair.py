@@ -105,8 +105,9 @@ class Recovery:
 
     @property
     def finished(self) -> bool:
-        """Whether every shard is active."""
-        return not self._waiting and not self._active
+        """Whether every shard is active; another recovery may ask others for the same ones."""
+        shards = (*self._waiting, *(active.shard for active in self._active.values()))
+        return not any(shard.recovering for shard in shards)
 
     def wake(self, now_us: int) -> None:
         """Begin, ask again, give up on shards whose time is over."""
@@ -127,6 +128,8 @@ class Recovery:
         at_once = max(1, min(SHARDS_AT_ONCE_MAX, ENTRIES_AT_ONCE // max(1, self._entries_in_one)))
         while self._waiting and len(self._active) < at_once:
             shard = self._waiting.pop()
+            if not shard.recovering:
+                continue
             peers = self._peers_of(shard)
             active = _ShardRecovery(shard, peers, now_us + 2 * self._op_time_us)
             self._active[shard.number] = active
@@ -255,6 +258,8 @@ class Recovery:
             del self._routes[request_id]
         del self._active[active.shard.number]
         self._certificates.clear()
+        if not active.shard.recovering:
+            return
         reports = [report for report in active.peers.values() if report.complete]
         if len(reports) >= self._q:
             slots = dict.fromkeys(slot for report in reports for slot in report.entries)

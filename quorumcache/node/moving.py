@@ -7,11 +7,11 @@ must not know sockets, or when a node may activate (core/membership.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
-from quorumcache.core.carrying import Carried, carry, joined_with, still_joining
+from quorumcache.core.carrying import Carried, Joining, carry, joined_with, still_joining
 from quorumcache.core.certificate import Verifier, Verify
 from quorumcache.core.config import Configuration
 from quorumcache.core.held import Held
@@ -25,12 +25,12 @@ from quorumcache.storage import Identity, NotStored, Storage
 
 
 class Resumed(msgspec.Struct, frozen=True):
-    """A node with what storage had. `carried`: what came along where that was of the epoch `before`, or an earlier one,
-    else None; the node recovers the shards `carried.joined` as one that has just gone over."""
+    """A node with what storage had. `carried`: what came along from the epoch before, where that was of it or of an
+    earlier one, else None. The node recovers the shards in `joining` as one that has just gone over."""
 
     node: Node
     carried: Carried | None = None
-    before: Configuration | None = None
+    joining: Joining = ()
 
 
 def carry_with(storage: Storage) -> Carry:
@@ -85,20 +85,26 @@ def resume(
         if node.slots.journal:
             _or_close(storage, lambda: _write(storage, node))
         node.slots.journal = None
-        return Resumed(node)
+        return Resumed(node, None, still_joining(_joining(chain, len(chain) - 1, node), node.slots))
     place, node = found[0]
     if node.slots.types:
         # Keys' own barriers are not stored: this one stands in for all of them.
         node.slots.key_barrier_us = now_us + 2 * node.configuration.max_skew_us
-    joining = joined_with(chain[place], chain[place - 1], node.slots, key) if place else ()
-    all_carried: list[Carried] = []
+    joining = _joining(chain, place, node)
     for after in range(place + 1, len(chain)):
         before, node = node, node_of(after)
-        all_carried.append(carry(before.slots, node.slots, key, now_us, node.verifier.chain))
-    carried = msgspec.structs.replace(all_carried[-1], joined=still_joining(all_carried, node.slots, joining))
+        carried = carry(before.slots, node.slots, key, now_us, node.verifier.chain)
+        joining.append((before.configuration, carried.joined))
     _or_close(storage, lambda: _move(storage, node))
     node.slots.journal = None
-    return Resumed(node, carried, before.configuration)
+    return Resumed(node, carried, still_joining(joining, node.slots))
+
+
+def _joining(chain: Sequence[Configuration], place: int, node: Node) -> list[tuple[Configuration, Collection[int]]]:
+    if not place or chain[place - 1].node_by_key(node.key) is None:
+        return []
+    before = chain[place - 1]
+    return [(before, joined_with(chain[place], before, node.slots, node.key))]
 
 
 def _drop_unserved(node: Node) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Collection, Iterator
 from typing import Any, Final
 
 from quorumcache.core import messages as m
-from quorumcache.core.carrying import joined_with, still_joining
+from quorumcache.core.carrying import Joining, still_joining
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.evidence import INCARNATION_BYTES
@@ -308,17 +308,11 @@ class RunningNode:
             self.storage.close()
             raise
         node = self.node
-        joined: tuple[int, ...] = ()
-        before = self._joins_after
-        if self._found is not None and self._found.carried is not None:
-            joined, before = self._found.carried.joined, self._found.before
-        elif before is not None:
+        joining: Joining = () if self._found is None else self._found.joining
+        if self._joins_after is not None and (self._found is None or self._found.carried is None):
             # With stored state too: what it had not recovered when it ended, it still knows nothing of.
-            joined = tuple(shard.number for shard in node.slots.shards if shard.recovering)
-        elif self.resumed and self._known and self._known[-1].node_by_key(self.info.key) is not None:
-            before = self._known[-1]
-            joined = joined_with(self.configuration, before, node.slots, self.info.key)
-        self._begin_term(self.started_us, joined, before)
+            joining = [(self._joins_after, [shard.number for shard in node.slots.shards if shard.recovering])]
+        self._begin_term(self.started_us, joining)
         self.membership.look(self.clock_us())
         self._background = asyncio.get_running_loop().create_task(self._run(), name=f"node {self.info.name}")
 
@@ -395,8 +389,15 @@ class RunningNode:
 
     # --- from epoch to epoch ---
 
-    def _begin_term(self, started_us: int, joined: Collection[int], before: Configuration | None) -> None:
-        self._term = Term(self, self.node, self._key, started_us, joined=joined, before=before)
+    def _begin_term(self, started_us: int, joining: Joining) -> None:
+        self._term = Term(
+            self,
+            self.node,
+            self._key,
+            started_us,
+            joining=joining,
+            before=self.membership.known[-1] if self.membership.known else None,
+        )
         self._term.start()
 
     def _go_on(self) -> None:
@@ -404,9 +405,9 @@ class RunningNode:
         moved, self.membership.moved = self.membership.moved, []
         for move in moved:
             _log.info("%s", _words_of(self.info.name, move))
-        joining: list[int] = []
+        joining: list[tuple[Configuration, Collection[int]]] = []
         if self._term is not None:
-            joining = self._term.joining
+            joining += self._term.joining
             self._term.cancel()
             self._old_terms.append(self._term)
             self._term = None
@@ -415,10 +416,8 @@ class RunningNode:
             self.info = self.configuration.nodes[self.node.index]
             self.server.moved(self.configuration)
         if self._background is not None and moved[-1].carried is not None:
-            # What it joined with the epoch before, and has not recovered, it asks the members of that epoch for too.
-            carried = [move.carried for move in moved if move.carried is not None]
-            joined = still_joining(carried, self.node.slots, joining)
-            self._begin_term(self.clock_us(), joined, moved[-1].before)
+            joining += [(move.before, move.carried.joined) for move in moved if move.carried is not None]
+            self._begin_term(self.clock_us(), still_joining(joining, self.node.slots))
 
     def _forget_left(self) -> None:
         """Forget what the node left with its last epoch, bit by bit, when nobody asks for it any more."""

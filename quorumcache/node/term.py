@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from quorumcache.core import messages as m
+from quorumcache.core.carrying import Joining, still_joining
 from quorumcache.core.config import Configuration
 from quorumcache.core.entropy import AntiEntropy
 from quorumcache.core.exactrecovery import ExactRecovery
@@ -39,8 +40,9 @@ class Host(Protocol):
 
 
 class Term:
-    """The background work of `node`, which begins with `start`. `joined`: the shards that it joined with the epoch, of
-    which it asks the members of the epoch `before`."""
+    """The background work of `node`, which begins with `start`. `joining`: the shards that it joined and has not
+    recovered, with the epoch whose members it asks for them. It asks those of the epoch `before` its own for them too:
+    some who were asked may have left since, and some who left before that may be gone. Either's q reports will do."""
 
     def __init__(
         self,
@@ -49,18 +51,23 @@ class Term:
         key: SigningKey,
         started_us: int,
         *,
-        joined: Collection[int] = (),
+        joining: Joining = (),
         before: Configuration | None = None,
     ) -> None:
         self.node = node
         self.tasks: list[asyncio.Task[None]] = []
         self._host = host
         self._key = key
+        self._joining = [(before, numbers) for before, numbers in joining if numbers]
+        joined = {number for _, numbers in self._joining for number in numbers}
         self.recoveries = [Recovery(node, started_us, first_id=_first_id(), joined=joined)]
-        self._before = before
-        self._joined = tuple(joined)
-        if before is not None and joined:
-            self.recoveries.append(Recovery(node, started_us, first_id=_first_id(), joined=joined, before=before))
+        self._asked = list(self._joining)
+        if before is not None:
+            latest = [numbers for asked, numbers in self._joining if asked.digest == before.digest]
+            if others := joined.difference(*latest):
+                self._asked.append((before, others))
+        for asked, numbers in self._asked:
+            self.recoveries.append(Recovery(node, started_us, first_id=_first_id(), joined=numbers, before=asked))
         self._exact = ExactRecovery(node, started_us, first_id=_first_id())
         self.entropy = AntiEntropy(node, first_id=_first_id(), now_us=host.clock_us())
 
@@ -74,10 +81,8 @@ class Term:
             create(self._repair(), name="anti-entropy"),
             create(self._forward(), name="forwarding"),
         ]
-        if self._before is not None and len(self.recoveries) > 1:
-            self.tasks.append(
-                create(self._recover(self.recoveries[1], self._before), name="recovery of what it joined")
-            )
+        for recovery, (before, _) in zip(self.recoveries[1:], self._asked, strict=True):
+            self.tasks.append(create(self._recover(recovery, before), name="recovery of what it joined"))
 
     def cancel(self) -> None:
         """End it; `ended` waits until that is so."""
@@ -95,9 +100,9 @@ class Term:
                 task.result()
 
     @property
-    def joining(self) -> list[int]:
+    def joining(self) -> Joining:
         """The shards that it joined, with this epoch or one before, and has not recovered yet."""
-        return [number for number in self._joined if self.node.slots.shards[number].recovering]
+        return still_joining(self._joining, self.node.slots)
 
     @property
     def has_joined(self) -> bool:

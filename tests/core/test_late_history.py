@@ -8,6 +8,7 @@ import pytest
 from quorumcache.core import epochmessages
 from quorumcache.core.carrying import still_joining
 from quorumcache.core.config import Configuration
+from quorumcache.core.repair import Recovery
 from tests.cluster import configuration_of
 from tests.core.test_epochs import FIRST, with_nodes
 from tests.core.test_membership import Memory, Person, World, harmless, order
@@ -100,7 +101,19 @@ def test_who_goes_two_epochs_at_once_still_joins_what_it_joined_with_the_first()
     assert node.configuration.epoch == 3
     assert [bool(each.joined) for each in carried] == [True, False]
     slots = node.node.slots
-    assert still_joining(carried, slots) == carried[0].joined
-    recovered, *rest = carried[0].joined
-    slots.activate(slots.shards[recovered])
-    assert still_joining(carried[1:], slots, carried[0].joined) == tuple(rest)
+    moves = [(move.before, each.joined) for move, each in zip(node.moved, carried, strict=True)]
+    assert still_joining(moves, slots) == [(FIRST, carried[0].joined)]
+    one, *rest = carried[0].joined
+    again = [*moves, (second, rest)]
+    assert still_joining(again, slots) == [(FIRST, (one,)), (second, tuple(rest))]
+    slots.activate(slots.shards[one])
+    assert still_joining(moves, slots) == [(FIRST, tuple(rest))]
+    # Of two that ask for the same shards, one is content with what the other has found.
+    recoveries = [Recovery(node.node, world.now_us, first_id=1, joined=rest, before=x) for x in (FIRST, second)]
+    for recovery in recoveries:
+        recovery.wake(world.now_us)
+        assert recovery.outbox
+        assert not recovery.finished
+    for number in rest:
+        slots.activate(slots.shards[number])
+    assert all(recovery.finished for recovery in recoveries)

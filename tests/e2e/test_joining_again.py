@@ -18,12 +18,12 @@ from quorumcache.wire.keys import SigningKey
 from quorumcache.wire.sealrecord import SealRecord
 
 
-def step_of(founded: Founded, after: Configuration) -> Step:
+def step_of(founded: Founded, after: Configuration, *, nodes: int = 5) -> Step:
     """What shows that the cluster moved on."""
     unsigned, admin = SignedConfiguration(after), founded.admin
     successor = SignedConfiguration(after, ((admin.public, admin.sign(unsigned.signed_message)),))
-    message = seal_string(founded.configuration.digest, after.digest)
-    return Step(successor, tuple(Seal(node.public, node.sign(message)) for node in founded.nodes))
+    message = seal_string(after.previous or b"", after.digest)
+    return Step(successor, tuple(Seal(node.public, node.sign(message)) for node in founded.nodes[:nodes]))
 
 
 @pytest.mark.parametrize("storage", ["memory", "sqlite"])
@@ -48,7 +48,7 @@ async def test_a_node_that_starts_again_goes_on_joining(tmp_path: Path, storage:
             assert node.resumed == (is_again and storage == "sqlite")
             assert node.status()["shards_recovering"] == 8
             assert node._term is not None
-            assert node._term.joining == list(range(8))
+            assert node._term.joining == [(before, tuple(range(8)))]
             assert not node._term.has_joined
         finally:
             await node.stop()
@@ -70,7 +70,15 @@ async def test_a_node_that_stays_goes_on_joining_the_shards_that_are_new_to_it(t
         try:
             assert node.resumed == (start > 0)
             assert node._term is not None
-            assert node._term.joining == (new if start else [])
+            assert node._term.joining == ([(before, tuple(new))] if start else [])
+            if start == 2:
+                # Another epoch comes meanwhile: who left with the last one can tell, and who is there may not be q.
+                third = amend.successor_of(after, grace_us=after.grace_us + 1)
+                node.membership.advance([step_of(founded, third, nodes=4)], node.clock_us())
+                node._go_on()
+                assert node.configuration == third
+                assert node._term.joining == [(before, tuple(new))]
+                assert [each._asked.epoch for each in node._term.recoveries] == [3, 1, 2]
         finally:
             await node.stop()
         if not start:
