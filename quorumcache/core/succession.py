@@ -165,6 +165,7 @@ def changes(successor: Configuration, after: Configuration) -> tuple[str, ...]:
             lines.append(f"node {node.name} ({node.key.hex()[:16]}) joins, at {node.address or 'an unknown address'}")
         elif (old.name, old.address, old.zone, old.weight) != (node.name, node.address, node.zone, node.weight):
             lines.append(f"node {old.name} changes its name, address, zone or weight: {_node_text(node)}")
+    lines += _many_change(successor, after)
     lines += _writers(successor.writers, after.writers)
     lines += _members("namespace", [x.name for x in after.namespaces], [x.name for x in successor.namespaces])
     before = {x.name: x for x in after.namespaces}
@@ -176,6 +177,24 @@ def changes(successor: Configuration, after: Configuration) -> tuple[str, ...]:
     if successor.rights != after.rights:
         lines.append(f"further rights: {len(after.rights)} -> {len(successor.rights)} lines, read them in the file")
     return tuple(lines)
+
+
+def _many_change(successor: Configuration, after: Configuration) -> list[str]:
+    """Where more than f members of a group change at once: fewer than q stay whom those that join can ask."""
+    if successor.f < after.f or successor.shards != after.shards:
+        return []
+    count = 0
+    for old, new in zip(after.shard_groups, successor.shard_groups, strict=True):
+        keys = {after.nodes[member].key for member in old.members}
+        stay = sum(successor.nodes[member].key in keys for member in new.members)
+        count += stay < after.q
+    if not count:
+        return []
+    return [
+        f"in {count} of {after.shards} shards fewer than {after.q} members stay: who leaves has to stay up until admin "
+        "apply says that it may be stopped, else those that join never recover, and what only it held is lost; one "
+        "node at a time spares you that"
+    ]
 
 
 def _node_text(node: object) -> str:

@@ -9,6 +9,7 @@ from quorumcache.core import epochmessages
 from quorumcache.core.carrying import still_joining
 from quorumcache.core.config import Configuration
 from quorumcache.core.repair import Recovery
+from quorumcache.core.succession import changes
 from tests.cluster import configuration_of
 from tests.core.test_epochs import FIRST, with_nodes
 from tests.core.test_membership import Memory, Person, World, harmless, order
@@ -117,3 +118,12 @@ def test_who_goes_two_epochs_at_once_still_joins_what_it_joined_with_the_first()
     for number in rest:
         slots.activate(slots.shards[number])
     assert all(recovery.finished for recovery in recoveries)
+
+
+def test_it_is_said_before_anybody_signs_where_those_who_leave_are_needed() -> None:
+    """With fewer than q members that stay, a node that leaves and is stopped too soon leaves those that join waiting
+    for ever."""
+    at_once = changes(with_nodes(FIRST, [0, 1, 2, 7, 8]), FIRST)
+    assert any("has to stay up until" in line for line in at_once)
+    assert not any("has to stay up until" in line for line in changes(with_nodes(FIRST, [0, 1, 2, 3, 7]), FIRST))
+    assert not any("has to stay up until" in line for line in changes(harmless(), FIRST))
