@@ -109,8 +109,8 @@ class NodeServer:
         self._handler = handler
         self._compress = compress
         self._admission = Admission(sessions_max, frozenset(node.key for node in configuration.nodes))
-        #: Whose turn it is, by keys.
-        self.turns = Turns()
+        #: Whose turn it is, by keys. Nodes bring each other what clients wrote: they need not rest.
+        self.turns = Turns(is_exempt=lambda client: client in self._admission.nodes)
         self._wrap = wrap
         self._sockets: set[web.WebSocketResponse] = set()
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from quorumcache.net.admission import Admission
-from quorumcache.net.turns import Turns
+from quorumcache.net.turns import BURST_NS, LIGHT_NS, LIGHT_PART, REST_FACTOR, REST_NS_MAX, Shares, Turns
 
 
 async def test_whoever_has_used_its_turn_waits_and_others_do_not() -> None:
@@ -57,6 +57,67 @@ async def test_who_gives_up_waiting_keeps_nobody_else() -> None:
     first.cancel()
     async with asyncio.timeout(10):
         await second
+
+
+def test_a_heavy_key_rests_in_proportion_while_a_light_one_asks_and_only_then() -> None:
+    shares, piece_ns = Shares(), BURST_NS + 1
+    shares.used(b"heavy", piece_ns, 0)
+    assert shares.rest_ns(b"heavy", 0) == 0
+    shares.asks(b"light", 0)
+    assert shares.rest_ns(b"heavy", 0) == REST_FACTOR * piece_ns
+    assert shares.rest_ns(b"light", 0) == 0
+    assert shares.rest_ns(b"heavy", REST_FACTOR * piece_ns) == 0
+    # Whatever a piece took, and however the machine stood still meanwhile.
+    shares.used(b"heavy", 100 * REST_NS_MAX, 1)
+    assert shares.rest_ns(b"heavy", 1) == REST_NS_MAX
+    # The light one has gone.
+    shares.used(b"heavy", piece_ns, LIGHT_NS)
+    assert shares.rest_ns(b"heavy", LIGHT_NS) == 0
+
+
+def test_heavy_keys_rest_together_but_not_for_each_other() -> None:
+    shares, piece_ns = Shares(), BURST_NS + 1
+    for key in (b"a", b"b"):
+        shares.asks(key, 0)
+        shares.used(key, piece_ns, 0)
+        shares.asks(key, 0)
+    assert not shares.rest_ns(b"a", 0)
+    assert not shares.rest_ns(b"b", 0)
+    shares.asks(b"light", 0)
+    assert shares.rest_ns(b"a", 0) == shares.rest_ns(b"b", 0) == REST_FACTOR * piece_ns
+
+
+def test_who_uses_a_light_part_of_the_time_is_never_heavy_and_a_heavy_one_gets_light_again() -> None:
+    shares, now_ns = Shares(), 0
+    for _ in range(100):
+        now_ns += LIGHT_PART * 1_000_000
+        shares.used(b"light", 1_000_000, now_ns)
+        assert not shares.is_heavy(b"light", now_ns)
+    shares.used(b"light", 10 * BURST_NS, now_ns)
+    assert shares.is_heavy(b"light", now_ns)
+    assert not shares.is_heavy(b"light", now_ns + 10 * LIGHT_PART * BURST_NS)
+
+
+async def test_a_heavy_key_waits_out_its_rest_and_a_light_and_an_exempt_one_go_first() -> None:
+    now_ns = 0
+    turns = Turns(is_exempt=lambda key: key == b"node", clock_ns=lambda: now_ns)
+    turns.used(b"node", BURST_NS + 1)
+    turns.used(b"heavy", BURST_NS + 1)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert turns.wait(b"node") is None
+    assert turns.wait(b"heavy") is None  # A node that asks is no reason to rest.
+    assert turns.wait(b"light") is None
+    assert turns.wait(b"node") is None
+    turn = turns.wait(b"heavy")
+    assert turn is not None
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not turn.done()
+    assert turns.wait(b"light") is None
+    now_ns = REST_FACTOR * (BURST_NS + 1)
+    async with asyncio.timeout(10):
+        await turn
 
 
 def test_strangers_get_half_of_the_sessions_a_key_a_quarter_and_nodes_theirs() -> None:
