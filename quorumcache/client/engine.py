@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 OPERATIONS_MAX: Final = 65_536
 CLEAN_S: Final = 1.0
+#: How long a client that connects waits for nodes of its configuration before it asks others what came after it.
+LOOK_S: Final = 1.0
 
 
 class Token(Protocol):
@@ -98,17 +100,20 @@ class Engine:
         for info in self.configuration.nodes:
             self._connect(info)
         self._clean()
-        end_s = self.loop.time() + wait_s_max
+        began_s = self.loop.time()
+        end_s, look_s = began_s + wait_s_max, began_s + min(LOOK_S, wait_s_max / 4)
         while self._up() < len(self.links) and self.loop.time() < end_s:
             if self._up() >= len(self.links) - self.configuration.f:
                 end_s = min(end_s, self.loop.time() + 0.05)
-            elif self._up():
-                # Of the nodes that this configuration names some may have left since: any other can show that.
+            elif self._up() and self.loop.time() >= look_s:
+                # Of the nodes that this configuration names some may have left since: any other can show that. Not at
+                # once: it takes a liar's session away, which may be one of just enough.
                 self.core.onward.look(now_us())
                 self._after()
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, end_s - self.loop.time())):
+                until_s = min(end_s, look_s) if self.loop.time() < look_s else end_s
+                async with asyncio.timeout(max(0.0, until_s - self.loop.time())):
                     await self._changed.wait()
         up = self._up()
         if up < self.configuration.q:
