@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 from quorumcache.core import fields
 from quorumcache.core import messages as m
 from quorumcache.core.config_model import EXACT
-from quorumcache.core.held import Promise
+from quorumcache.core.held import Held, Promise
 from quorumcache.core.memory import entry_cost
-from quorumcache.core.model import DELETE, SALT_BYTES, Header, slot_parts
+from quorumcache.core.model import DELETE, HEADER_BYTES_MAX, SALT_BYTES, VALUE_BYTES_MAX, Header, slot_parts
 from quorumcache.core.rights import DELETE as DELETE_ROLE
 from quorumcache.core.rights import READ, WRITE
 from quorumcache.core.slots import Slots
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from quorumcache.core.node import Node
 
 _FROZEN: Final = "the node's storage takes no writes now, as when its disk is full; its log says why"
+#: What no entry costs more than.
+_COST_MAX: Final = entry_cost(HEADER_BYTES_MAX, SALT_BYTES + VALUE_BYTES_MAX, is_mortal=True)
 
 
 def denial(node: Node, header: Header, now_us: int, mode: str = "quorum") -> str:
-    """Prepare rule 1: why this writer may not write this header here; empty where it may. `mode`: that of the write."""
+    """Prepare rule 1: why this writer may not write this header here; empty where it may. `mode`: that of the write.
+    What `plain_size_max` lets pass is not asked here: a new rule belongs there too."""
     configuration = node.configuration
     namespace = configuration.namespace(header.namespace)
     if namespace is None:
@@ -58,6 +61,51 @@ def denial(node: Node, header: Header, now_us: int, mode: str = "quorum") -> str
     if (header.metadata and mode != EXACT) or field:
         return "a register has neither fields nor metadata"
     return ""
+
+
+def plain_size_max(node: Node, writer: bytes, namespace: bytes) -> int:
+    """How large the values are that this writer may put under whichever plain key of the namespace, as far as `lets_in`
+    is concerned and there is room; -1 where that takes a look at each header. Once for many headers, for all that it
+    looks at is the same for them."""
+    configuration, slots = node.configuration, node.slots
+    info = configuration.namespace(namespace)
+    if (
+        info is None
+        or info.ttl_s_max
+        or info.mode != "quorum"
+        or info.type == EXACT
+        or slots.allowances is not None
+        or slots.types.get(bytes((len(namespace),)) + namespace) is not None
+        or not node.rights.may(writer, WRITE, namespace, b"")  # The whole of it, that is.
+    ):
+        return -1
+    return info.value_bytes_max or VALUE_BYTES_MAX
+
+
+def has_room_for_all(slots: Slots, headers: list[Header]) -> bool:
+    """Whether `may_promise` and `may_store` would find room for each of these headers, were they asked one after the
+    other: even if each promise came first, and the largest of entries next. Preparing adds no entries."""
+    memory = slots.memory
+    return (
+        not slots.frozen
+        and slots.values is None
+        and len(slots.promises) + len(headers) <= slots.promises_max
+        and memory.fits_whatever(_COST_MAX)
+        and memory.fits_promises(len(headers), sum([len(header.raw) for header in headers]))
+    )
+
+
+def lets_in(node: Node, header: Header, held: Held | None, now_us: int) -> bool:
+    """Whether nothing but the slot's own entry and promises, or time, speaks against granting this header of a plain
+    key; of one with fields, never: their rules are another's."""
+    slots = node.slots
+    return (
+        not denial(node, header, now_us)
+        and may_promise(slots, now_us)
+        and may_store(slots, header, now_us)
+        and (slots.allowances is None or not slots.allowances.is_over(header, held, now_us))
+        and (not slots.types or slots.type_of(header.slot) is None)
+    )
 
 
 def may_promise(slots: Slots, now_us: int) -> bool:

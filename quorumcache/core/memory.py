@@ -223,6 +223,15 @@ class Memory:
         """Whether there is room for any one promise."""
         return self.promises_bytes + PROMISE_BYTES_MAX <= self.promises_bytes_max
 
+    def fits_promises(self, count: int, headers_bytes: int) -> bool:
+        """Whether `fits_promise` would hold before each of so many promises of one batch, were it asked each time."""
+        cost = count * (PROMISE_OVERHEAD_BYTES + 32) + 3 * headers_bytes + PROMISED_BATCH_OVERHEAD_BYTES
+        return self.promises_bytes + cost + PROMISE_BYTES_MAX <= self.promises_bytes_max
+
+    def fits_whatever(self, cost: int) -> bool:
+        """Whether any key may cost so many bytes more; False also where there are quotas, to be asked for each key."""
+        return not self._by_namespace and self.bytes_used + cost <= self.bytes_max
+
     def fits(self, key: bytes, cost: int) -> bool:
         """Whether the key may cost so many bytes more."""
         if self.bytes_used + cost > self.bytes_max:

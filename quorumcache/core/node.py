@@ -26,6 +26,7 @@ from quorumcache.core.model import (
     ABSENT,
     BATCH_COUNT_MAX,
     DELETE,
+    PUT,
     Entry,
     Header,
     Malformed,
@@ -233,20 +234,32 @@ class Node:
         slots = self.slots
         current, open_ = slots.current, slots.open
         ahead_us = now_us + configuration.max_skew_us
+        is_roomy = admission.has_room_for_all(slots, headers)
+        namespace, size_max, key_at = b"", -1, 0
         for position, header in enumerate(headers):
             slot = header.slot
             held = current.get(slot)
+            if header.namespace != namespace:
+                namespace = header.namespace
+                size_max, key_at = admission.plain_size_max(self, writer, namespace), 3 + len(namespace)
             promise = Promise(header, now_us, group.id, request.signature, leaves, position)
             if (
                 # The common case in one glance; anything else goes through the rules one by one.
                 slot in open_
                 or (held is not None and header.stamp <= held.stamp)
-                or admission.denial(self, header, now_us)
-                or not admission.may_promise(slots, now_us)
-                or not admission.may_store(slots, header, now_us)
-                or (slots.allowances is not None and slots.allowances.is_over(header, held, now_us))
+                or (
+                    # A put of a plain key, with neither metadata nor a field, that its namespace lets pass.
+                    not (
+                        is_roomy
+                        and header.size <= size_max
+                        and header.kind == PUT
+                        and not header.metadata
+                        and len(slot) == key_at + 2 + (slot[key_at - 2] << 8 | slot[key_at - 1])
+                    )
+                    and not admission.lets_in(self, header, held, now_us)
+                )
+                # Last, for making room, for this header or one before it, may have raised floors.
                 or not slots.floor_max_us < header.time_us <= ahead_us
-                or (slots.types and slots.type_of(slot) is not None)
             ):
                 refusal = self._refusal(promise, now_us)
                 if refusal is not None:
@@ -402,7 +415,7 @@ class Node:
                     return m.COMMIT_FULL  # A promise dropped must stay so; storage cannot hold that now.
                 slots.settle_promises(slot, stamp)
                 return m.RECOVERING if shard.recovering else m.EVICTED
-        if not slots.store(slot, held, now_us):
+        if not (slots.store_plain if slots.values is None else slots.store)(slot, held, now_us):
             return m.COMMIT_FULL
         here = slots.open.get(slot)
         if here is not None and here[0].header.digest != held.digest:
@@ -416,7 +429,7 @@ class Node:
         current = self.slots.current
         slots = request.slots
         types = self.slots.types
-        if types:
+        if types and self.slots.keys:  # Where there are none, a field is as absent as a plain key that is not there.
             for slot in slots:
                 if not slot or slot[: 1 + slot[0]] in types:
                     return fields.read_keys(self, request, now_us)

@@ -165,7 +165,7 @@ class Promises:
         promise.leaves = self.memory.promised(promise.header.raw, promise.leaves)
         if self.allowances is not None:
             self.allowances.promised(promise.header, 1)
-        if self.types:
+        if promise.header.metadata:  # A field's has its generation.
             self._count_in_key(promise.header, 1)
 
     def _forget_promise(self, promise: Promise) -> None:
@@ -173,7 +173,7 @@ class Promises:
         self.memory.unpromised(promise.header.raw, promise.leaves)
         if self.allowances is not None:
             self.allowances.promised(promise.header, -1)
-        if self.types:
+        if promise.header.metadata:
             self._count_in_key(promise.header, -1)
 
     def _count_in_key(self, header: Header, count: int) -> None:

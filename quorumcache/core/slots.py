@@ -118,7 +118,13 @@ class Slots(Promises):
             return False
         if self.values is not None or (self.types and self.type_of(slot) is not None):
             return self._store_any(slot, held, now_us)
-        # What follows is `_store_any` for a plain key, in fewer steps: each entry of each write comes through here.
+        return self.store_plain(slot, held, now_us)
+
+    def store_plain(self, slot: bytes, held: Held, now_us: int) -> bool:
+        """As `store`, of a key without fields where all values are in memory. It is `_store_any` in fewer steps: each
+        entry of each write comes through here."""
+        if self.frozen:
+            return False
         memory = self.memory
         before = self.current.get(slot)
         cost = self.cost_of(held) - (0 if before is None else self.cost_of(before))
