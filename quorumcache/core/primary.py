@@ -7,7 +7,7 @@ so that all nodes come to hold the same. It must not know sockets or clocks, nor
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from quorumcache.core import admission, merkle
@@ -217,6 +217,9 @@ class Forwarding:
         self.forwarded_count = 0
         #: How many were left to anti-entropy, for a queue was full.
         self.left_count = 0
+        #: Called when something waits where nothing did: `wake` has something to do.
+        self.on_work: Callable[[], None] | None = None
+        self._is_resting = True
         self._next_id = first_id
         self._queues: dict[int, _Queue] = {}
 
@@ -233,6 +236,14 @@ class Forwarding:
                 if len(queue.waiting) > QUEUE_MAX:
                     queue.waiting.popitem(last=False)
                     self.left_count += 1
+        if self._is_resting and self.on_work is not None:
+            self._is_resting = False
+            self.on_work()
+
+    def rests(self) -> bool:
+        """Whether nothing waits or is on its way: then nobody need `wake` it until `on_work` is called."""
+        self._is_resting = self.is_idle
+        return self._is_resting
 
     @property
     def is_idle(self) -> bool:

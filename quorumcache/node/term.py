@@ -190,10 +190,16 @@ class Term:
                 send()
 
             peers.on_reply = receive
+            work = asyncio.Event()
+            forwarding.on_work = work.set
             while True:
                 forwarding.wake(host.clock_us())
                 send()
-                await asyncio.sleep(FORWARD_S)
+                if forwarding.rests():
+                    work.clear()
+                    await work.wait()
+                else:
+                    await asyncio.sleep(FORWARD_S)
 
 
 async def talk(
