@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+from quorumcache.cli.node import GC_THRESHOLDS
 from quorumcache.core.config import (
     Configuration,
     NamespaceInfo,
@@ -110,9 +112,12 @@ def _node_process(
     durability: str,
 ) -> None:
     async def main() -> None:
+        gc.set_threshold(*GC_THRESHOLDS)  # As a node's command does.
         storage = storage_of("memory" if directory is None else "sqlite", directory, durability)
         node = RunningNode(configuration, SigningKey(seed), limits=limits, storage=storage)
         await node.start()
+        gc.collect()
+        gc.freeze()
         ready.set()
         await asyncio.get_running_loop().run_in_executor(None, stop.wait)
         await node.stop()
