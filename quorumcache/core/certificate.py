@@ -301,3 +301,9 @@ def check_value(header: bytes, salted: bytes) -> None:
     """Check salt and value against the header that names their hash and size; raises Malformed."""
     if value_hash_of(salted) != header_value_hash(header) or len(salted) - 16 != int.from_bytes(header[83:87], "big"):
         raise Malformed("the value is not the one that its header names")
+
+
+def check_value_of(header: Header, salted: bytes) -> None:
+    """As `check_value`, for a header that is parsed."""
+    if value_hash_of(salted) != header.value_hash or len(salted) - 16 != header.size:
+        raise Malformed("the value is not the one that its header names")

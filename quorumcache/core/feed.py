@@ -7,6 +7,7 @@ whoever knew it before the node started anew. It must not know who asks, or what
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +52,15 @@ class Feed:
         if len(kept) > KEPT_MAX or self._bytes > KEPT_BYTES_MAX:
             while len(kept) > KEPT_MAX or self._bytes > KEPT_BYTES_MAX:
                 self._bytes -= len(kept.popleft())
+
+    def note_all(self, headers: Sequence[bytes]) -> None:
+        """Entries with these headers were stored, in this order."""
+        kept = self._kept
+        kept.extend(headers)
+        self._bytes += sum(map(len, headers))
+        self.head += len(headers)
+        while len(kept) > KEPT_MAX or self._bytes > KEPT_BYTES_MAX:
+            self._bytes -= len(kept.popleft())
 
     def since(self, after: int) -> list[bytes]:
         """The headers from number `after` on: as many as one request looks at. `after` is not below `tail`."""

@@ -13,14 +13,17 @@ The constants are what objects cost beside the bytes in them, fitted to the grow
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from quorumcache.core import merkle
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
 from quorumcache.core.eviction import USES_MAX, Place, Policy
 from quorumcache.core.model import BATCH_COUNT_MAX, HEADER_BYTES_MAX, Certificate
+
+if TYPE_CHECKING:
+    from quorumcache.core.held import Promise
 
 #: What one entry costs beside its value and salt, and its header twice (the slot is held apart, too).
 ENTRY_OVERHEAD_BYTES: Final = 470
@@ -159,6 +162,19 @@ class Memory:
                 pool.bytes_used += batch_cost(batch)
             self._shares[batch, pool.number] = count + 1
 
+    @property
+    def has_quotas(self) -> bool:
+        """Whether any namespace has memory of its own."""
+        return bool(self._by_namespace)
+
+    def hold_all(self, batch: Batch, count: int) -> None:
+        """As `hold`, of so many entries, where there are no quotas."""
+        if batch.held_count == 0:
+            self.bytes_used += batch_cost(batch)
+            if batch.certificate.count > 1:
+                self._batches.setdefault(batch.certificate, batch)
+        batch.held_count += count
+
     def release(self, batch: Batch, key: bytes) -> bool:
         """One entry less, of this key, shares the batch; whether it was the last."""
         batch.held_count -= 1
@@ -201,6 +217,35 @@ class Memory:
             del self._promised[leaves]
             cost += PROMISED_BATCH_OVERHEAD_BYTES + len(leaves)
         self.promises_bytes -= cost
+
+    def promised_all(self, leaves: bytes, headers: Sequence[bytes]) -> bytes:
+        """As `promised`, of all these headers of the batch."""
+        cost = len(headers) * PROMISE_OVERHEAD_BYTES + 3 * sum(map(len, headers))
+        shared = self._promised.get(leaves)
+        if shared is None:
+            shared = self._promised[leaves] = [leaves, 0]
+            cost += PROMISED_BATCH_OVERHEAD_BYTES + len(leaves)
+        shared[1] += len(headers)
+        self.promises_bytes += cost
+        kept: bytes = shared[0]
+        return kept
+
+    def unpromised_all(self, promises: Sequence[Promise]) -> None:
+        """As `unpromised`, of all these."""
+        of_batches: dict[bytes, list[int]] = {}
+        for promise in promises:
+            sums = of_batches.get(promise.leaves)
+            if sums is None:
+                sums = of_batches[promise.leaves] = [0, 0]
+            sums[0] += 1
+            sums[1] += len(promise.header.raw)
+        for leaves, (count, size) in of_batches.items():
+            self.promises_bytes -= count * PROMISE_OVERHEAD_BYTES + 3 * size
+            shared = self._promised[leaves]
+            shared[1] -= count
+            if shared[1] == 0:
+                del self._promised[leaves]
+                self.promises_bytes -= PROMISED_BATCH_OVERHEAD_BYTES + len(leaves)
 
     def take_over(self, before: Memory) -> bool:
         """Have the keys of `before`, which is given up, with their costs, uses and places in the order of eviction, and

@@ -10,13 +10,14 @@ from typing import Final
 
 import msgspec
 
-from quorumcache.core import admission, entropy, exact, feed, fields, listing, merkle, noticing, primary
+from quorumcache.core import admission, entropy, exact, feed, fields, listing, merkle, noticing, primary, together
 from quorumcache.core import messages as m
 from quorumcache.core.certificate import (
     Batch,
     Sign,
     Verifier,
     check_value,
+    check_value_of,
     grant_string,
     intent_string,
 )
@@ -234,7 +235,7 @@ class Node:
         slots = self.slots
         current, open_ = slots.current, slots.open
         ahead_us = now_us + configuration.max_skew_us
-        is_roomy = admission.has_room_for_all(slots, headers)
+        is_roomy, easy = admission.has_room_for_all(slots, headers), list[Promise]()
         namespace, size_max, key_at = b"", -1, 0
         for position, header in enumerate(headers):
             slot = header.slot
@@ -243,24 +244,27 @@ class Node:
                 namespace = header.namespace
                 size_max, key_at = admission.plain_size_max(self, writer, namespace), 3 + len(namespace)
             promise = Promise(header, now_us, group.id, request.signature, leaves, position)
+            # The common case in one glance: a put of a plain key, with neither metadata nor a field, that its namespace
+            # lets pass. Anything else goes through the rules one by one.
+            is_easy = (
+                is_roomy
+                and header.size <= size_max
+                and header.kind == PUT
+                and not header.metadata
+                and len(slot) == key_at + 2 + (slot[key_at - 2] << 8 | slot[key_at - 1])
+            )
+            if not is_easy:
+                together.promise_all(slots, easy)
+                easy.clear()
             if (
-                # The common case in one glance; anything else goes through the rules one by one.
                 slot in open_
                 or (held is not None and header.stamp <= held.stamp)
-                or (
-                    # A put of a plain key, with neither metadata nor a field, that its namespace lets pass.
-                    not (
-                        is_roomy
-                        and header.size <= size_max
-                        and header.kind == PUT
-                        and not header.metadata
-                        and len(slot) == key_at + 2 + (slot[key_at - 2] << 8 | slot[key_at - 1])
-                    )
-                    and not admission.lets_in(self, header, held, now_us)
-                )
+                or not (is_easy or admission.lets_in(self, header, held, now_us))
                 # Last, for making room, for this header or one before it, may have raised floors.
                 or not slots.floor_max_us < header.time_us <= ahead_us
             ):
+                together.promise_all(slots, easy)
+                easy.clear()
                 refusal = self._refusal(promise, now_us)
                 if refusal is not None:
                     if refusal.proof is not None:
@@ -274,9 +278,13 @@ class Node:
                     continue
                 if self._is_promised(header):
                     continue
+            elif is_easy:
+                easy.append(promise)
+                continue
             slots.add_promise(promise)
             if slots.allowances is not None:
                 slots.allowances.granted(header, now_us)
+        together.promise_all(slots, easy)
         if refusals:
             refused = {refusal.position for refusal in refusals}
             bitmap = bitmap_of([i for i in range(count) if i not in refused], count)
@@ -348,42 +356,83 @@ class Node:
         if leaves and (len(leaves) != 32 * certificate.count or merkle.root_of(leaves) != certificate.root):
             raise Malformed("the leaves do not lead to the certificate's root")
         batch = Batch(certificate, leaves, counts)
-        open_ = self.slots.open
-        for item in bundle.items:
-            position, raw = item.position, item.header
-            header = None
-            for promise in open_.get(raw[95:-2], ()):
-                # Parsed, hashed and checked when it was prepared, under the configuration of then, which is the one of
-                # now.
-                if (
-                    promise.header.raw == raw
-                    and promise.header.writer == certificate.writer
-                    and promise.group == certificate.group
-                ):
-                    header = promise.header
-            digest = digest_of(raw) if header is None else header.digest
-            if leaves:
-                if item.path:
-                    raise Malformed(_LEAVES_FORM)
-                if leaves[position << 5 : (position + 1) << 5] != digest:
-                    raise Malformed("an item's header is not the one in its place of the batch")
-            elif merkle.root_from_path(digest, position, certificate.count, item.path) != certificate.root:
-                raise Malformed("an item's path does not lead to the certificate's root")
-            if counts and counts[position] < configuration.q:
-                raise Malformed("too few grants promise this header")
-            check_value(raw, item.salted)
-            if header is None:
-                header = self.verifier.check_header(raw, certificate, configuration, group)
-                if configuration is not self.configuration and (
-                    self.index not in self.configuration.group_of(header.slot).members
-                ):
-                    raise Malformed("this node does not serve the entry's shard")
-                if configuration is self.configuration and self.index not in group.members:
-                    raise Malformed("this node does not serve the entry's group")
-            held = Held(digest, raw, item.salted, batch, position, None if leaves else item.path)
-            code = self.store(header, held, now_us)
-            codes.append(code)
-            floors.append(self.slots.shard(header.slot).floor_us if code == m.EVICTED else 0)
+        slots, q, is_now = self.slots, configuration.q, configuration is self.configuration
+        open_, current, types = slots.open, slots.current, slots.types
+        writer, group_id, count = certificate.writer, certificate.group, certificate.count
+        #: What takes one glance, by slots: what was promised, and nothing else, of a plain key, above what is there and
+        #: all floors. Anything else goes through the rules one by one.
+        easy: dict[bytes, tuple[Held, Promise]] = {}
+        is_plain = (
+            is_now
+            and bool(certificate.grants)
+            and not certificate.ballot
+            and together.may_store_all(slots)
+            and not configuration.is_revoked(writer)
+        )
+        try:
+            for item in bundle.items:
+                position, raw, salted = item.position, item.header, item.salted
+                slot = raw[95:-2]
+                here = open_.get(slot, ())
+                header = promise = None
+                for promise in here:
+                    # Parsed, hashed and checked when it was prepared, under the configuration of then, which is the one
+                    # of now.
+                    known = promise.header
+                    if known.raw == raw and known.writer == writer and promise.group == group_id:
+                        header = known
+                digest = digest_of(raw) if header is None else header.digest
+                if leaves:
+                    if item.path:
+                        raise Malformed(_LEAVES_FORM)
+                    if leaves[position << 5 : (position + 1) << 5] != digest:
+                        raise Malformed("an item's header is not the one in its place of the batch")
+                elif merkle.root_from_path(digest, position, count, item.path) != certificate.root:
+                    raise Malformed("an item's path does not lead to the certificate's root")
+                if counts and counts[position] < q:
+                    raise Malformed("too few grants promise this header")
+                held = Held(digest, raw, salted, batch, position, None if leaves else item.path)
+                if header is None:
+                    check_value(raw, salted)
+                    header = self.verifier.check_header(raw, certificate, configuration, group)
+                    if not is_now and self.index not in self.configuration.group_of(header.slot).members:
+                        raise Malformed("this node does not serve the entry's shard")
+                    if is_now and self.index not in group.members:
+                        raise Malformed("this node does not serve the entry's group")
+                else:
+                    check_value_of(header, salted)
+                    before = current.get(slot)
+                    if (
+                        is_plain
+                        and promise is not None
+                        and len(here) == 1
+                        and (before is None or before.stamp < header.stamp)
+                        and header.time_us > slots.floor_max_us
+                        and not (types and slot[: 1 + slot[0]] in types)
+                        and slot not in easy
+                    ):
+                        easy[slot] = held, promise
+                        codes.append(m.OK)
+                        floors.append(0)
+                        continue
+                self._store_easy(easy, now_us, codes, floors)
+                self._note_code(self.store(header, held, now_us), header, codes, floors)
+        finally:
+            self._store_easy(easy, now_us, codes, floors)
+
+    def _store_easy(
+        self, easy: dict[bytes, tuple[Held, Promise]], now_us: int, codes: bytearray, floors: list[int]
+    ) -> None:
+        """Store what took one glance, the last of the items so far."""
+        if easy and not together.store_all(self.slots, easy):
+            del codes[-len(easy) :], floors[-len(easy) :]
+            for held, promise in easy.values():
+                self._note_code(self.store(promise.header, held, now_us), promise.header, codes, floors)
+        easy.clear()
+
+    def _note_code(self, code: int, header: Header, codes: bytearray, floors: list[int]) -> None:
+        codes.append(code)
+        floors.append(self.slots.shard(header.slot).floor_us if code == m.EVICTED else 0)
 
     def store(self, header: Header, held: Held, now_us: int) -> int:
         """The commit rules of protocol 3, in their order, for one entry that was verified; returns a commit code."""

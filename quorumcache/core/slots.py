@@ -121,8 +121,8 @@ class Slots(Promises):
         return self.store_plain(slot, held, now_us)
 
     def store_plain(self, slot: bytes, held: Held, now_us: int) -> bool:
-        """As `store`, of a key without fields where all values are in memory. It is `_store_any` in fewer steps: each
-        entry of each write comes through here."""
+        """As `store`, of a key without fields where all values are in memory. It is `_store_any` in fewer steps, for
+        many entries come through here; more go through together.py."""
         if self.frozen:
             return False
         memory = self.memory
@@ -145,8 +145,8 @@ class Slots(Promises):
         self.current[slot] = held
         if self.allowances is not None:
             self.allowances.entered(slot, held.header, 1)
-        if _is_mortal(held.header):
-            self._schedule_reap(slot, held.stamp, max(header_expires_at(held.header), held.time_us) + self.age_us)
+        if is_mortal(held.header):
+            self.schedule_reap(slot, held.stamp, max(header_expires_at(held.header), held.time_us))
         self.feed.note(held.header)
         return True
 
@@ -193,8 +193,8 @@ class Slots(Promises):
 
     def _place(self, slot: bytes, held: Held) -> None:
         self._enter(slot, held)
-        if _is_mortal(held.header) and (self.type_of(slot) is None or is_base_slot(slot)):
-            self._schedule_reap(slot, held.stamp, max(header_expires_at(held.header), held.time_us) + self.age_us)
+        if is_mortal(held.header) and (self.type_of(slot) is None or is_base_slot(slot)):
+            self.schedule_reap(slot, held.stamp, max(header_expires_at(held.header), held.time_us))
 
     def _place_in_key(self, slot: bytes, base_slot: bytes, held: Held) -> None:
         """Make `held` its key's base, or one of its fields; what a new generation takes away leaves `current`."""
@@ -407,7 +407,8 @@ class Slots(Promises):
             return False
         return self.newest_us(slot) < now_us - self.age_us and not self.shard(slot).recovering
 
-    def _schedule_reap(self, slot: bytes, stamp: bytes, at_us: int) -> None:
+    def schedule_reap(self, slot: bytes, stamp: bytes, ends_us: int) -> None:
+        """Have the entry with this stamp, which ends at that time, go when nothing older can come any more."""
         if len(self._reap) >= self._reap_max:
             # Overwritten entries left theirs behind: keep only those that still stand, and look again when half as
             # many have come.
@@ -415,7 +416,7 @@ class Slots(Promises):
             self._reap = [r for r in self._reap if r[1] in current and current[r[1]].stamp == r[2]]
             heapq.heapify(self._reap)
             self._reap_max = len(self._reap) * 3 // 2 + _REAP_SLACK
-        heapq.heappush(self._reap, (at_us, slot, stamp))
+        heapq.heappush(self._reap, (ends_us + self.age_us, slot, stamp))
 
     def reap(self, now_us: int, count_max: int) -> int:
         """Drop at most `count_max` expired entries and tombstones whose time has come; returns how many."""
@@ -474,6 +475,6 @@ class Slots(Promises):
         return cost + HOT_OVERHEAD_BYTES if self.values is not None and self.values.may_leave(held) else cost
 
 
-def _is_mortal(header: bytes) -> bool:
+def is_mortal(header: bytes) -> bool:
     """Whether an entry with this header has to go at a time: a tombstone, or one that expires."""
     return header[2] == DELETE or header[87:95] != _NEVER

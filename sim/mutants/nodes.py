@@ -372,6 +372,7 @@ def _bitmaps_ignored(patches: Patches) -> None:
 @add("3: a commit's value is the one that its header names", fast=True)
 def _value_unchecked(patches: Patches) -> None:
     patches.set(node, "check_value", lambda header, salted: None)
+    patches.set(node, "check_value_of", lambda header, salted: None)
     patches.set(certificate, "check_value", lambda header, salted: None)
 
 

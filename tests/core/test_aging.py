@@ -226,7 +226,7 @@ def test_overwritten_tombstones_pile_up_nowhere() -> None:
         header = alone.draft().put("k", b"", kind=DELETE, at_us=START_US + i)
         if i % 300 == 0:
             assert alone.commit(header) == ["OK"]
-        alone.node.slots._schedule_reap(slot("k"), header.headers[0][3:51], START_US + i)
+        alone.node.slots.schedule_reap(slot("k"), header.headers[0][3:51], START_US + i - alone.node.slots.age_us)
     assert len(alone.node.slots._reap) < 1100
 
 
