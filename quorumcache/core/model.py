@@ -167,7 +167,7 @@ def parse_header(raw: bytes) -> Header:
         raise Malformed("a size or time over its bound")
     slot_end = _slot_end(raw, _FIXED_BYTES)
     metadata = raw[slot_end + 2 :]
-    if len(raw) < slot_end + 2 or _U16.unpack_from(raw, slot_end)[0] != len(metadata):
+    if len(raw) < slot_end + 2 or raw[slot_end] << 8 | raw[slot_end + 1] != len(metadata):
         raise Malformed("a header whose metadata has another length than it says")
     if len(metadata) > METADATA_BYTES_MAX:
         raise Malformed("metadata over its bound")

@@ -406,7 +406,7 @@ class Node:
                         is_plain
                         and promise is not None
                         and len(here) == 1
-                        and (before is None or before.stamp < header.stamp)
+                        and (before is None or before.header[3:51] < header.stamp)
                         and header.time_us > slots.floor_max_us
                         and not (types and slot[: 1 + slot[0]] in types)
                         and slot not in easy

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from quorumcache.core.eviction import USES_MAX
 from quorumcache.core.held import Held, Promise
 from quorumcache.core.memory import batch_cost
 from quorumcache.core.model import header_expires_at
@@ -49,11 +50,13 @@ def store_all(slots: Slots, entries: Mapping[bytes, tuple[Held, Promise]]) -> bo
     costs = [slots.cost_of(held) for held, _ in entries.values()]
     if memory.bytes_used + sum(costs) + batch_cost(batch) > memory.bytes_max:
         return False
-    current, shards, shard_of, cost_of = slots.current, slots.shards, slots.configuration.shard_of, slots.cost_of
+    current, shards, shard_of, places = slots.current, slots.shards, slots.configuration.shard_of, memory.places
     journal, open_, table = slots.journal, slots.open, slots.promises
     memory.hold_all(batch, len(entries))
     settled: list[Promise] = []
+    raws: list[bytes] = []
     for cost, (slot, (held, promise)) in zip(costs, entries.items(), strict=True):
+        raw = held.header
         before = current.get(slot)
         shard = shards[shard_of(slot)]
         shard.sum = b""
@@ -64,15 +67,19 @@ def store_all(slots: Slots, entries: Mapping[bytes, tuple[Held, Promise]]) -> bo
             memory.charge(slot, cost)
             shard.slots[slot] = None
         else:
-            memory.written_again(slot, cost - cost_of(before))
+            place = places[slot]
+            if place.uses < USES_MAX:
+                place.uses += 1
+            if place.cost != cost:
+                memory.charge(slot, cost - place.cost)
             if memory.release(before.batch, slot) and journal is not None:
                 journal.released.append(before.batch)
         current[slot] = held
-        raw = held.header
         if is_mortal(raw):
             slots.schedule_reap(slot, held.stamp, max(header_expires_at(raw), held.time_us))
         del open_[slot], table[promise]
         settled.append(promise)
-    slots.feed.note_all([held.header for held, _ in entries.values()])
+        raws.append(raw)
+    slots.feed.note_all(raws)
     memory.unpromised_all(settled)
     return True
