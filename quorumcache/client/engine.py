@@ -36,6 +36,22 @@ CLEAN_S: Final = 1.0
 LOOK_S: Final = 1.0
 
 
+class _Forks:
+    """How often this process is a fork of the one that imported this module: asked for with each operation, where a
+    question to the operating system would be the dearest part of a read."""
+
+    count = 0
+
+    @classmethod
+    def note(cls) -> None:
+        """This is another process now."""
+        cls.count += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Forks.note)
+
+
 class Token(Protocol):
     """What waits for an outcome: a future, or a part of a bulk operation."""
 
@@ -58,7 +74,7 @@ class Engine:
         self.configuration = configuration
         self.key = key
         self.loop = asyncio.get_running_loop()
-        self.process = os.getpid()
+        self._forks_count = _Forks.count
         self.core = Coordinator(
             configuration,
             Verifier(verify, [configuration]),
@@ -180,6 +196,11 @@ class Engine:
         for link in links.values():
             self._leaving.append(self.loop.create_task(link.stop(), name=f"leaving {link.node.name}"))
         self.kick()  # What was under way is queued again.
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether this is a copy, in a process that was forked from the one where it was made."""
+        return self._forks_count != _Forks.count
 
     def _up(self) -> int:
         return sum(link.up for link in self.links.values())

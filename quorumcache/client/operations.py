@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from typing import Any, Final
 
 from quorumcache.client.bulk import Many, Part, error_of
@@ -206,7 +205,7 @@ class Operations:
         engine = self._engine
         if engine.closed:
             raise Misuse("this client is closed")
-        if engine.process != os.getpid():
+        if engine.is_copied:
             # A copy would share nonce and sessions with its parent; stamps must be unique (protocol 2).
             raise Misuse("this client was made before a fork: connect a new one in each process")
 
