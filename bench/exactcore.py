@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.cluster import make_cluster
 from quorumcache.core import messages as m
+from quorumcache.core.ballots import BallotSigner
 from quorumcache.core.certificate import Sign, Verifier
 from quorumcache.core.config import NamespaceInfo
 from quorumcache.core.coordinator import Coordinator
@@ -57,9 +58,10 @@ class Parties:
 
             return Verifier(counted, [configuration])
 
+        self.signers = [BallotSigner(signing("nodes", key.sign)) for key in node_keys]
         self.nodes = [
-            Node(configuration, i, signing("nodes", key.sign), verifier("nodes"), started_us=None)
-            for i, key in enumerate(node_keys)
+            Node(configuration, i, signing("nodes", key.sign), verifier("nodes"), started_us=None, ballots=signer)
+            for i, (key, signer) in enumerate(zip(node_keys, self.signers, strict=True))
         ]
         self.client = Coordinator(
             configuration,
@@ -101,8 +103,11 @@ class Parties:
             raise SystemExit(f"{len(done)} of {count} ended, the first so: {done[:1]}")
 
     def _answer(self, node: int, requests: list[m.Request]) -> list[m.Reply]:
-        """What one frame's requests get."""
-        return [self.nodes[node].handle(request, START_US + self.now_us) for request in requests]
+        """What one frame's requests get: votes and grants are signed together."""
+        self.signers[node].gather()
+        replies = [self.nodes[node].handle(request, START_US + self.now_us) for request in requests]
+        self.signers[node].sign()
+        return replies
 
 
 def _plus_one(header: bytes, salted: bytes, cluster_us: int) -> Change:

@@ -41,7 +41,8 @@ puts = st.builds(
 deletes = st.builds(encode_header, slots, stamps, st.just(DELETE), hashes, st.just(0), st.just(0), small)
 headers = st.one_of(puts, deletes)
 
-grants = st.builds(Grant, st.integers(0, 999), small, signatures)
+proofs_of_ballots = st.integers(1, 8).flatmap(lambda n: st.binary(min_size=68 + 32 * n, max_size=68 + 32 * n))
+grants = st.builds(Grant, st.integers(0, 999), small, signatures | proofs_of_ballots)
 certificates = st.builds(
     Certificate,
     hashes,
@@ -140,7 +141,7 @@ replies = st.one_of(
         ids,
         times,
         st.integers(0, 10),
-        st.just(b"") | signatures,
+        st.just(b"") | signatures | proofs_of_ballots,
         times,
         st.just(b"") | ballots,
         st.none() | entries,

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from quorumcache.core import merkle
+from quorumcache.core import ballots, merkle
 from quorumcache.core.config import Configuration, Group
 from quorumcache.core.lineage import check_lineage, is_ballot
 from quorumcache.core.model import (
@@ -127,6 +127,14 @@ class Verifier:
         self.remember(signer, message, signature)
         return True
 
+    def is_ballot_signed(self, signer: bytes, message: bytes, proof: bytes) -> bool:
+        """Whether `proof` shows that `signer` signed `message`, a vote or grant of compare-and-set: alone, or together
+        with others (core/ballots.py). The length alone says which."""
+        if len(proof) == ballots.SIGNATURE_BYTES:
+            return self.is_signed(signer, message, proof)
+        string = ballots.string_under(message, proof)
+        return string is not None and self.is_signed(signer, string, proof[: ballots.SIGNATURE_BYTES])
+
     def check_certificate(self, certificate: Certificate) -> tuple[Configuration, Group, bytes]:
         """Check form and all signatures of a certificate, but not which headers belong to it.
 
@@ -182,7 +190,8 @@ class Verifier:
         """Check what nodes signed in one ballot: votes, or grants. That they are q distinct members is the caller's to
         check."""
         for vote in signed:
-            if vote.bitmap != _ONE or not self.is_signed(configuration.nodes[vote.node].key, message, vote.signature):
+            key = configuration.nodes[vote.node].key
+            if vote.bitmap != _ONE or not self.is_ballot_signed(key, message, vote.signature):
                 raise Malformed("a ballot has a signature that its node did not make")
 
     def check_votes(
@@ -195,10 +204,9 @@ class Verifier:
             raise Malformed("a lock has not the votes of a quorum of its group")
         for each in self.same_groups(group):
             message = vote_string(each.digest, group.id, root, ballot)
-            if votes[0].bitmap == _ONE and self.is_signed(
-                configuration.nodes[votes[0].node].key, message, votes[0].signature
-            ):
-                self.check_ballot(configuration, message, votes)
+            key = configuration.nodes[votes[0].node].key
+            if votes[0].bitmap == _ONE and self.is_ballot_signed(key, message, votes[0].signature):
+                self.check_ballot(configuration, message, votes[1:])
                 return
         raise Malformed("a ballot has a signature that its node did not make")
 

@@ -6,6 +6,7 @@ What it holds is in instances.py. Rule numbers are those of the protocol page. I
 from __future__ import annotations
 
 import heapq
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from quorumcache.core import admission, merkle
@@ -15,7 +16,7 @@ from quorumcache.core.config import Configuration
 from quorumcache.core.config_model import EXACT
 from quorumcache.core.instances import Instance, Instances
 from quorumcache.core.lineage import check_lineage, is_ballot, successor_of
-from quorumcache.core.model import Header, Malformed, parse_header, slot_parts, stamp_parts, stamp_time
+from quorumcache.core.model import Grant, Header, Malformed, parse_header, slot_parts, stamp_parts, stamp_time
 from quorumcache.core.rights import WRITE
 from quorumcache.core.slots import Held
 
@@ -55,8 +56,7 @@ def vote(node: Node, request: m.Vote, now_us: int, client: bytes | None) -> m.Re
         return m.BallotReply(request.id, now_us, m.LOCKED, locked=locked)
     instances.put(header.slot, Instance(ballot, header.digest, locked))
     configuration = node.configuration
-    message = vote_string(configuration.digest, request.group, root, ballot)
-    return m.BallotReply(request.id, now_us, 0, _signed(node, message))
+    return _signed(node, request, now_us, vote_string(configuration.digest, request.group, root, ballot))
 
 
 def lock(node: Node, request: m.Lock, now_us: int, client: bytes | None) -> m.Reply:
@@ -78,14 +78,15 @@ def lock(node: Node, request: m.Lock, now_us: int, client: bytes | None) -> m.Re
         return m.BallotReply(request.id, now_us, m.FULL, detail="the node has no room for a lock")
     voted = instance.voted if ballot == instance.promised else b""
     instances.put(header.slot, Instance(ballot, voted, locked))
-    message = exact_grant_string(configuration.digest, request.group, root, ballot)
-    return m.BallotReply(request.id, now_us, 0, _signed(node, message))
+    return _signed(node, request, now_us, exact_grant_string(configuration.digest, request.group, root, ballot))
 
 
-def _signed(node: Node, message: bytes) -> bytes:
-    signature = node.sign(message)
-    node.verifier.remember(node.key, message, signature)  # It comes back in locks and certificates.
-    return signature
+def _signed(node: Node, request: m.Vote | m.Lock, now_us: int, message: bytes) -> m.BallotReply:
+    """The answer with a vote or grant. What it says is noted already, here and in the journal; its signature may come
+    later, together with others'."""
+    reply = m.BallotReply(request.id, now_us, 0)
+    node.ballots.add(reply, message, partial(node.verifier.remember, node.key))
+    return reply
 
 
 def _proposal(node: Node, request: m.Vote | m.Lock) -> tuple[Instances, Header, bytes]:
@@ -222,11 +223,19 @@ def report(node: Node, request: m.ExactReport, now_us: int) -> m.Reply:
     size = 0
     for slot in names[: m.REPORT_ENTRIES_MAX]:
         held, locked = slots.current.get(slot), instances.get(slot).locked
-        size += (0 if held is None else held.size) + (0 if locked is None else len(locked.header) + len(locked.salted))
+        if held is not None:
+            size += held.size + signed_bytes(held.batch.certificate.grants)
+        if locked is not None:
+            size += len(locked.header) + len(locked.salted) + signed_bytes(locked.votes)
         if items and size > m.REPLY_VALUES_BYTES_MAX:
             break
         items.append(m.ExactHeld(None if held is None else slots.entry_of(held), locked))
     return m.ExactReportReply(request.id, now_us, shard.floor_us, items, len(items) < len(names))
+
+
+def signed_bytes(signed: tuple[Grant, ...]) -> int:
+    """How many bytes the signatures of votes or grants have, or the proofs in their place."""
+    return sum(len(each.signature) for each in signed)
 
 
 def verify_lock(verifier: Verifier, configuration: Configuration, locked: m.Locked) -> Header:

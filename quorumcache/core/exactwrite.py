@@ -471,7 +471,7 @@ class ExactWrite(Machine):
         assert proposal is not None
         string = vote_string if self._phase == VOTE else exact_grant_string
         message = string(context.configuration.digest, self._group.id, proposal.root, self._ballot)
-        if context.verifier.is_signed(context.configuration.nodes[node].key, message, signature):
+        if context.verifier.is_ballot_signed(context.configuration.nodes[node].key, message, signature):
             self._signed[node] = signature
             self._refused.pop(node, None)
         else:

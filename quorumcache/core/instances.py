@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from quorumcache.core.ballots import SIGNATURE_BYTES
 from quorumcache.core.held import Shard
 from quorumcache.core.messages import Locked
 from quorumcache.core.model import header_stamp, stamp_time
@@ -180,7 +181,8 @@ class Instances:
 
 
 def _lock_cost(locked: Locked) -> int:
-    return _LOCK_BYTES + len(locked.header) + len(locked.salted) + len(locked.votes) * _VOTE_BYTES
+    votes = sum(_VOTE_BYTES + len(vote.signature) - SIGNATURE_BYTES for vote in locked.votes)
+    return _LOCK_BYTES + len(locked.header) + len(locked.salted) + votes
 
 
 def _cost(slot: bytes, instance: Instance) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from quorumcache.core import merkle
+from quorumcache.core.ballots import SIGNATURE_BYTES
 from quorumcache.core.certificate import Batch
 from quorumcache.core.config import Configuration
 from quorumcache.core.eviction import USES_MAX, Place, Policy
@@ -324,7 +325,11 @@ def batch_cost(batch: Batch) -> int:
     grants = batch.certificate.grants
     each = GRANT_OVERHEAD_BYTES + (len(grants[0].bitmap) if grants else 0)
     upper = merkle.upper_bytes(len(batch.leaves) >> 5)  # Whether it was needed yet or not: a sum must not change.
-    return BATCH_OVERHEAD_BYTES + len(batch.leaves) + upper + len(batch.counts) + len(grants) * each
+    proofs = 0
+    if batch.certificate.ballot:
+        # In exact namespaces there may be paths beside signatures.
+        proofs = sum(len(grant.signature) - SIGNATURE_BYTES for grant in grants)
+    return BATCH_OVERHEAD_BYTES + len(batch.leaves) + upper + len(batch.counts) + len(grants) * each + proofs
 
 
 def entry_cost(header_bytes: int, salted_bytes: int, *, is_mortal: bool) -> int:

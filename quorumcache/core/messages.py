@@ -12,6 +12,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from quorumcache.core.ballots import PROOF_BYTES_MAX
 from quorumcache.core.epochmessages import Follow as Follow
 from quorumcache.core.epochmessages import FollowReply as FollowReply
 from quorumcache.core.epochmessages import SealEpoch as SealEpoch
@@ -433,12 +434,13 @@ class Locked(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
 
 
 class BallotReply(Reply, tag=38):
-    """The answer to `Vote` and `Lock`: `code` of `BALLOT_CODES`, and where it is 0 the node's signature. `time_us`: the
-    floor (BELOW_FLOOR). `ballot`: the one promised (BUSY), or the one asked for, where another may do (BELOW_FLOOR).
-    `entry`: what is current (STALE; None: nothing). `locked`: what is locked (LOCKED)."""
+    """The answer to `Vote` and `Lock`: `code` of `BALLOT_CODES`, and where it is 0 the node's signature, or the proof
+    that stands in its place (core/ballots.py). `time_us`: the floor (BELOW_FLOOR). `ballot`: the one promised (BUSY),
+    or the one asked for, where another may do (BELOW_FLOOR). `entry`: what is current (STALE; None: nothing). `locked`:
+    what is locked (LOCKED)."""
 
     code: int
-    signature: Annotated[bytes, Meta(max_length=64)] = b""
+    signature: Annotated[bytes, Meta(max_length=PROOF_BYTES_MAX)] = b""
     time_us: TimeUs = 0
     ballot: BallotOrNone = b""
     entry: Entry | None = None

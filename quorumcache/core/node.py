@@ -12,6 +12,7 @@ import msgspec
 
 from quorumcache.core import admission, entropy, exact, feed, fields, listing, merkle, noticing, primary, together
 from quorumcache.core import messages as m
+from quorumcache.core.ballots import BallotSigner
 from quorumcache.core.certificate import (
     Batch,
     Sign,
@@ -78,7 +79,8 @@ class Node:
     `index` is its place in `configuration.nodes`; `sign` signs with its key. A node that starts without stored state
     passes `started_us`: its floors begin at that time + 2 max_skew and its shards are recovering (protocol 7).
     `started_us=None` is for state that was kept: the caller fills `slots` before the first request. `incarnation` (16
-    random bytes) names this start in answers that the node signs; without one it signs none.
+    random bytes) names this start in answers that the node signs; without one it signs none. `ballots` signs votes
+    and grants; a driver that gives one may have them signed together.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Node:
         started_us: int | None,
         limits: NodeLimits | None = None,
         incarnation: bytes = b"",
+        ballots: BallotSigner | None = None,
     ) -> None:
         self.configuration = configuration
         self.index = index
@@ -99,6 +102,7 @@ class Node:
         self.limits = limits or NodeLimits()
         self.verifier = verifier
         self.sign = sign
+        self.ballots = ballots or BallotSigner(sign)
         fresh = started_us is not None
         self.slots = Slots(
             configuration,

@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp import web
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from quorumcache.core.ballots import PROOF_BYTES_MAX
 from quorumcache.core.config import Configuration
 from quorumcache.core.messages import Reply, Request
 from quorumcache.net import tls
@@ -45,6 +46,12 @@ class Handler(Protocol):
 
     def handle(self, request: Request, client: bytes) -> Reply | None:
         """Answer one request; None is silence. `client`: the key that whoever asks has proven, empty for a stranger."""
+
+    def gather(self) -> Sequence[Reply]:
+        """From now on replies may lack signatures until `sign`: they are in this list then, the latest last."""
+
+    def sign(self) -> None:
+        """Sign them all, with one signature; from now on no reply lacks one."""
 
     def stored(self) -> Awaitable[None] | bool:
         """Store what was answered since the last call. True: it is stored; an awaitable: it is once that is done;
@@ -280,7 +287,7 @@ class NodeServer:
 
     async def _serve(self, websocket: web.WebSocketResponse, channel: h.Channel) -> None:
         handle, stored, encode = self._handler.handle, self._handler.stored, codec.encode
-        lacking = self._handler.lacking
+        lacking, gather = self._handler.lacking, self._handler.gather
         open_, seal, wrap = channel.opener.open, channel.sealer.seal, self._wrap
         receive, send_bytes = websocket.receive, websocket.send_bytes
         binary, client, turns, clock_ns = aiohttp.WSMsgType.BINARY, channel.client, self.turns, time.perf_counter_ns
@@ -295,7 +302,8 @@ class NodeServer:
             parts: list[bytes] = []
             handled: list[Request] = []
             late: list[tuple[int, Request]] = []
-            size, began_ns = 0, clock_ns()
+            unsigned: list[tuple[int, Reply]] = []
+            size, began_ns, to_sign = 0, clock_ns(), gather()
             for request in codec.decode_requests(open_(message.data)):
                 reply = handle(request, client)
                 handled.append(request)
@@ -305,11 +313,16 @@ class NodeServer:
                     late.append((len(parts), request))
                     parts.append(b"")
                     size += more
+                elif to_sign and to_sign[-1] is reply:
+                    unsigned.append((len(parts), reply))
+                    parts.append(b"")
+                    size += PROOF_BYTES_MAX
                 else:
                     part = encode(reply)
                     parts.append(part)
                     size += len(part)
                 if size > REPLIES_BYTES_GOAL or clock_ns() - began_ns > QUANTUM_NS:
+                    self._sign(parts, unsigned)
                     if late:
                         parts = self._completed(parts, late, client)
                     turns.used(client, clock_ns() - began_ns)
@@ -317,11 +330,12 @@ class NodeServer:
                         parts = await self._when_stored(now, handled, client, parts)
                     if parts:
                         await self._send(send_bytes, seal(codec.join(parts)), wrap)
-                    parts, handled, late, size = [], [], [], 0
+                    parts, handled, late, unsigned, size = [], [], [], [], 0
                     await asyncio.sleep(0)
                     if (turn := turns.wait(client)) is not None:
                         await turn
-                    began_ns = clock_ns()
+                    began_ns, to_sign = clock_ns(), gather()
+            self._sign(parts, unsigned)
             if late:
                 parts = self._completed(parts, late, client)
             turns.used(client, clock_ns() - began_ns)
@@ -329,6 +343,12 @@ class NodeServer:
                 parts = await self._when_stored(now, handled, client, parts)
             if parts:
                 await self._send(send_bytes, seal(codec.join(parts)), wrap)
+
+    def _sign(self, parts: list[bytes], unsigned: list[tuple[int, Reply]]) -> None:
+        """Have the votes and grants signed that wait for it, all together, and put these replies in their places."""
+        self._handler.sign()
+        for place, reply in unsigned:
+            parts[place] = codec.encode(reply)
 
     def _completed(self, parts: list[bytes], late: list[tuple[int, Request]], client: bytes) -> list[bytes]:
         """The encoded replies, with those in their places that lacked values before: these are fetched all at once."""

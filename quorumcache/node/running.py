@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Collection, Iterator
 from typing import Any, Final
 
 from quorumcache.core import messages as m
+from quorumcache.core.ballots import BallotSigner
 from quorumcache.core.carrying import Joining, still_joining
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration, SignedConfiguration
@@ -98,6 +99,7 @@ class RunningNode:
         self.failed = asyncio.Event()
         self.failure: BaseException | None = None
         self._key = key
+        self._ballots = BallotSigner(key.sign)
         self._limits = limits
         self._journal: Journal | None = None
         #: What storage had at the start.
@@ -156,6 +158,7 @@ class RunningNode:
             started_us=started_us,
             limits=self._limits,
             incarnation=os.urandom(INCARNATION_BYTES),
+            ballots=self._ballots,
         )
         if self.storage.keeps:
             node.leave_values_to_storage()
@@ -189,6 +192,15 @@ class RunningNode:
     def heard(self, reply: m.Reply) -> None:
         """Another node answered: it may say that the epoch has ended."""
         self.membership.hear(reply, self.clock_us())
+
+    def gather(self) -> list[m.BallotReply]:
+        """From now on the signatures of votes and grants wait for `sign`; the replies that lack them are in this list,
+        the latest last."""
+        return self._ballots.gather()
+
+    def sign(self) -> None:
+        """Sign what waits, all of it together; from now on each is signed at once."""
+        self._ballots.sign()
 
     def lacking(self, request: m.Request) -> int:
         """How many bytes of values the answer just given to the request lacks, because only storage has them: then

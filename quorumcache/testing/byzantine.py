@@ -419,6 +419,10 @@ class LyingNode(RunningNode):
             return super().handle(request, client)
         return self._behaviour.answer(self.node, request, self.clock_us(), client)
 
+    def gather(self) -> list[m.BallotReply]:
+        """Nothing waits to be signed: each lie is told for itself, with a signature of its own."""
+        return []
+
     def status(self) -> dict[str, object]:
         """A node's status, and what it lies."""
         told = dict(self._past)

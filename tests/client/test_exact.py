@@ -10,10 +10,13 @@ import pytest
 
 from quorumcache.client import Client
 from quorumcache.client.exact import ABSENT
+from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import NamespaceInfo
 from quorumcache.core.outcome import UNKNOWN, Failed, Outcome
 from quorumcache.errors import InvalidValue, Misuse, OutcomeUnknown, Unavailable
+from quorumcache.net import server
 from quorumcache.testing import LocalCluster
+from quorumcache.wire.keys import verify
 
 
 @pytest.fixture
@@ -58,6 +61,24 @@ async def test_add_cas_incr_append(exact: tuple[LocalCluster, Client]) -> None:
     assert await client.get_many(["c", "d"]) == {"c": b"1", "d": b"2"}
     await client.delete_many(["c", "nothing"])
     assert await client.get("c") is None
+
+
+async def test_what_is_asked_at_once_is_signed_together(
+    exact: tuple[LocalCluster, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protocol 17, "Signed together": over sockets too, and everybody takes it for what it is."""
+    cluster, client = exact
+    monkeypatch.setattr(server, "QUANTUM_NS", 1 << 60)  # However slow the machine is.
+    for _ in range(2):
+        await asyncio.gather(*(client.incr(f"many {i}") for i in range(12)))
+    other = (await cluster.client()).namespace("locks")
+    assert await other.get_many([f"many {i}" for i in range(12)]) == {f"many {i}": b"2" for i in range(12)}
+    held = [entry for node in range(3) for _, entry in cluster.node(node).node.slots]
+    together = [entry for entry in held if any(len(g.signature) > 64 for g in entry.batch.certificate.grants)]
+    assert together
+    verifier = Verifier(verify, [cluster.configuration])
+    for entry in together:
+        verifier.check_entry(entry.entry())
 
 
 async def test_update_computes_again_when_others_were_first(exact: tuple[LocalCluster, Client]) -> None:

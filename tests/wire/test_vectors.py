@@ -12,7 +12,8 @@ import pytest
 
 from quorumcache.core import merkle
 from quorumcache.core import messages as m
-from quorumcache.core.certificate import grant_string, intent_string
+from quorumcache.core.ballots import signed_together
+from quorumcache.core.certificate import exact_grant_string, grant_string, intent_string, vote_string
 from quorumcache.core.config import SignedConfiguration, canonical
 from quorumcache.core.epochmessages import Shown, signed_of
 from quorumcache.core.evidence import Equivocation, SignedHeader
@@ -84,6 +85,19 @@ def certificate() -> dict[str, Any]:
         "entry": codec.encode_whole(draft.entry(1)).hex(),
         "equivocation": codec.encode_whole(equivocation()).hex(),
     }
+
+
+def ballots() -> dict[str, Any]:
+    """Votes and grants that a node signed together, of 2, 3 and 5."""
+    hand, key = Hand(CONFIGURATION, START_US), key_of("node 0")
+    head = (CONFIGURATION.digest, hand.group.id, hand.root)
+    strings = [vote_string(*head, hand.ballot(START_US + i)) for i in range(3)]
+    strings += [exact_grant_string(*head, hand.ballot(START_US + i)) for i in range(2)]
+    trees = []
+    for count in (2, 3, 5):
+        proofs, signed = signed_together(strings[:count], key.sign)
+        trees.append({"signed": signed.hex(), "proofs": [proof.hex() for proof in proofs]})
+    return {"public": key.public.hex(), "strings": [string.hex() for string in strings], "trees": trees}
 
 
 def equivocation() -> Equivocation:
@@ -191,7 +205,7 @@ def frame() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("vectors", [model, certificate, messages, frame])
+@pytest.mark.parametrize("vectors", [model, certificate, ballots, messages, frame])
 def test_vectors(vectors: Any, request: pytest.FixtureRequest) -> None:
     """protocol 2: the canonical encoding, byte by byte."""
     path = VECTORS / f"{vectors.__name__}.json"
