@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from quorumcache.core import messages as m
+from quorumcache.core.ballots import signed_together
 from quorumcache.core.certificate import exact_grant_string, vote_string
 from quorumcache.core.config_model import EXACT
 from quorumcache.core.exactwrite import Change, Changer, ExactWrite
@@ -193,4 +194,6 @@ class ExactExplorer(Explorer):
             return m.BallotReply(request.id, state.now_us, m.BUSY, ballot=ballot)
         string = vote_string if isinstance(request, m.Vote) else exact_grant_string
         message = string(self._configuration.digest, request.group, root_of(digest_of(request.header)), request.ballot)
-        return m.BallotReply(request.id, state.now_us, 0, NODE_KEYS[LIAR].sign(message))
+        # Together with something else: whoever takes it has a path to follow.
+        proof = signed_together([b"something else", message], NODE_KEYS[LIAR].sign)[0][1]
+        return m.BallotReply(request.id, state.now_us, 0, proof)

@@ -150,7 +150,15 @@ class MovingNode(NodeProcess):
     def _next_node(self, configuration: Configuration, verifier: Verifier) -> Node:
         info = configuration.node_by_key(self.key.public)
         assert info is not None
-        node = Node(configuration, info.index, self.key.sign, verifier, started_us=None, limits=self.limits)
+        node = Node(
+            configuration,
+            info.index,
+            self.key.sign,
+            verifier,
+            started_us=None,
+            limits=self.limits,
+            ballots=self.ballots,
+        )
         node.slots.journal = Journal()
         return node
 
@@ -262,7 +270,7 @@ class MovingNode(NodeProcess):
         if isinstance(message, m.Reply):
             self._hear(message)
         else:
-            self._serve(source, message)
+            self.serve(source, message)
 
     def _hear(self, reply: m.Reply) -> None:
         now_us, address = self.clock.read_us(), self.port.source
@@ -294,13 +302,14 @@ class MovingNode(NodeProcess):
         membership.hear(reply, now_us)
         self.after_epochs()
 
-    def _serve(self, source: int, request: m.Request) -> None:
-        reply = self.answer(source, request, self.clock.read_us())
-        self.store()
+    def handled(self, request: m.Request, reply: m.Reply) -> None:
+        """A request was handled, in the epoch that the node is in now."""
         if type(reply) is not m.Reject:
             self.epochs.served(self, request, reply)
-        self.tell(request, reply)
-        self.network.send(self.index, source, reply, self.delay_us())
+
+    def hears(self) -> bool:
+        """Whether the node answers requests now: sealed or not, it says where it is."""
+        return not self.down and self.membership is not None
 
     def answer(self, source: int, request: m.Request, now_us: int) -> m.Reply:
         """The honest answer to a request."""

@@ -168,6 +168,7 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
     from sim.adversary.keylies import KEY_LIES
     from sim.adversary.keyschemes import KEY_SCHEMES
     from sim.adversary.lies import LIES
+    from sim.adversary.proofs import PROOF_LIES, PROOF_SCHEMES
     from sim.adversary.writers import SCHEMES
     from sim.dramas import DRAMAS, EPOCHS, TYPES
 
@@ -284,6 +285,11 @@ def plan_of(config: SimConfig, seed: int) -> Plan:
             lies = tuple((*some, *_some(chosen, tuple(EXACT_LIES))) for some in lies)
         if config.schemes is None:
             schemes = tuple((*some, *_some(chosen, tuple(EXACT_SCHEMES))) for some in schemes)
+        proving = random.Random(f"{seed} proofs")
+        if config.lies is None and proving.random() < 0.4:
+            lies = tuple((*some, *PROOF_LIES) for some in lies)
+        if config.schemes is None and proving.random() < 0.4:
+            schemes = tuple((*some, *PROOF_SCHEMES) for some in schemes)
     if TYPES.get(drama) == "exact":
         exact += 1  # The last one, which no step of the plan is about.
     elif drama in TYPES:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from quorumcache.core import messages as m
+from quorumcache.core.ballots import BallotSigner
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
 from quorumcache.core.exactrecovery import ExactRecovery
@@ -22,7 +23,9 @@ from quorumcache.core.repair import Recovery
 from sim.crypto import Key
 from sim.direct import Forwards
 from sim.disk import LOST_MAX, Disk
+from sim.frames import Frames
 from sim.network import Network
+from sim.places import FOREIGN
 from sim.record import Op, Record
 from sim.upkeep import ColdValues, Repair
 from sim.world import Clock, World
@@ -93,6 +96,8 @@ class NodeProcess:
         self.wiped = False
         self.slow_us = 0
         self.chain = [configuration]
+        self.ballots = BallotSigner(key.sign)
+        self._frames = Frames(self, world.random(f"frames {index}")) if "exact" in features else None
         self._random = world.random(f"node {index}")
         self._cold = ColdValues(world.random(f"cold {index}")) if "cold" in features else None
         self._repairs = world.random(f"repair {index}") if "repair" in features else None
@@ -117,7 +122,15 @@ class NodeProcess:
 
     def _make(self, started_us: int | None) -> Node:
         verifier = Verifier(self.verify, self.chain, remembered_max=2048)
-        node = Node(self.configuration, self.index, self.key.sign, verifier, started_us=started_us, limits=self.limits)
+        node = Node(
+            self.configuration,
+            self.index,
+            self.key.sign,
+            verifier,
+            started_us=started_us,
+            limits=self.limits,
+            ballots=self.ballots,
+        )
         node.slots.journal = Journal()
         if self._cold is not None:
             node.leave_values_to_storage(kept_bytes_max=SALT_BYTES)
@@ -148,7 +161,7 @@ class NodeProcess:
 
     def receive(self, source: int, message: m.Request | m.Reply) -> None:
         """A message arrived."""
-        if self.down or self.sealed:
+        if not self.hears():
             return
         if isinstance(message, m.Reply):
             if self.recovery is not None:
@@ -165,10 +178,31 @@ class NodeProcess:
             if self.forwards is not None:
                 self.forwards.receive(source, message)
             return
-        reply = self.answer(source, message, self.clock.read_us())
+        self.serve(source, message)
+
+    def hears(self) -> bool:
+        """Whether the node answers requests now."""
+        return not self.down and not self.sealed
+
+    def serve(self, source: int, request: m.Request) -> None:
+        """Answer a request, by itself or with others."""
+        is_client = len(self.configuration.nodes) <= source < FOREIGN
+        if self._frames is None or not is_client or not self._frames.takes(source, request):
+            self.answer_frame([(source, request)])
+
+    def answer_frame(self, asked: list[tuple[int, m.Request]]) -> None:
+        """Answer requests that came together, in their order: handle them, sign, store, and say it."""
+        if len(asked) > 1:
+            self.ballots.gather()
+        replies = []
+        for source, request in asked:
+            replies.append(self.answer(source, request, self.clock.read_us()))
+            self.handled(request, replies[-1])
+        self.ballots.sign()
         self.store()
-        self.tell(message, reply)
-        self.network.send(self.index, source, reply, self.delay_us())
+        for (source, request), reply in zip(asked, replies, strict=True):
+            self.tell(request, reply)
+            self.network.send(self.index, source, reply, self.delay_us())
 
     def tell(self, request: m.Request, reply: m.Reply) -> None:
         """Tell the observer of an answer."""
@@ -188,6 +222,9 @@ class NodeProcess:
         if self._cold is None:
             return self.node.handle(request, now_us)
         return self._cold.answer(self.node, self.disk, request, now_us)
+
+    def handled(self, request: m.Request, reply: m.Reply) -> None:
+        """A request was handled; its answer may lack a signature yet."""
 
     def serves(self, slot: bytes) -> bool:
         """Whether the node answers for this slot in its configuration; one that is to will join with a floor."""

@@ -91,6 +91,7 @@ class SimConfig:
         from sim.adversary.keylies import KEY_LIES
         from sim.adversary.keyschemes import KEY_SCHEMES
         from sim.adversary.lies import LIES
+        from sim.adversary.proofs import PROOF_LIES, PROOF_SCHEMES
         from sim.adversary.writers import SCHEMES
 
         _within("f", self.f, 0, 33)
@@ -131,8 +132,8 @@ class SimConfig:
         for name, known in (
             ("features", FEATURES),
             ("also", FEATURES),
-            ("lies", (*LIES, *KEY_LIES, *EXACT_LIES, *EPOCH_LIES)),
-            ("schemes", (*SCHEMES, *KEY_SCHEMES, *EXACT_SCHEMES)),
+            ("lies", (*LIES, *KEY_LIES, *EXACT_LIES, *PROOF_LIES, *EPOCH_LIES)),
+            ("schemes", (*SCHEMES, *KEY_SCHEMES, *EXACT_SCHEMES, *PROOF_SCHEMES)),
         ):
             for item in getattr(self, name) or ():
                 _choice(name, item, known)

@@ -18,6 +18,7 @@ from sim.adversary.epochlies import EPOCH_LIES
 from sim.adversary.exact import EXACT_LIES
 from sim.adversary.keylies import KEY_LIES
 from sim.adversary.nodes import ByzantineNode
+from sim.adversary.proofs import PROOF_LIES
 from sim.engine import Engine
 from sim.results import Run, result_of
 
@@ -83,7 +84,7 @@ def _slots_of(message: m.Request) -> Iterable[bytes]:
 @contextmanager
 def _watched(engine: Engine, lies: list[Lie]) -> Iterator[None]:
     """Note the lies that this engine's nodes tell; other engines' are told as ever."""
-    plain = {**answers.LIES, **KEY_LIES, **EXACT_LIES, **EPOCH_LIES, **answers.ROLES}
+    plain = {**answers.LIES, **KEY_LIES, **EXACT_LIES, **PROOF_LIES, **EPOCH_LIES, **answers.ROLES}
 
     def watching(name: str, lie: answers.Lie) -> Callable[..., m.Reply | None]:
         def told(node: ByzantineNode, source: int, request: m.Request, honest: m.Reply) -> m.Reply | None:
@@ -97,7 +98,7 @@ def _watched(engine: Engine, lies: list[Lie]) -> Iterator[None]:
 
         return told
 
-    catalogues: tuple[dict[str, Any], ...] = (answers.LIES, KEY_LIES, EXACT_LIES, EPOCH_LIES, answers.ROLES)
+    catalogues: tuple[dict[str, Any], ...] = (answers.LIES, KEY_LIES, EXACT_LIES, PROOF_LIES, EPOCH_LIES, answers.ROLES)
     for known in catalogues:
         known.update({name: watching(name, plain[name]) for name in known})
     try:

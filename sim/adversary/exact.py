@@ -242,7 +242,7 @@ class ExactProposal:
             signed.setdefault(node, Grant(node, _BITMAP, reply.signature))
 
 
-def _before(writer: ByzantineWriter, slot: bytes) -> bytes:
+def last_of(writer: ByzantineWriter, slot: bytes) -> bytes:
     """The header of something to replace: the latest that is known, or an older one, or nothing."""
     known = sorted((e.header for e in writer.conspiracy.entries.get(slot, [])), key=lambda raw: raw[3:51])
     if not known or writer.draw.random() < 0.1:
@@ -250,7 +250,8 @@ def _before(writer: ByzantineWriter, slot: bytes) -> bytes:
     return known[-1] if writer.draw.random() < 0.8 else writer.draw.choice(known)
 
 
-def _new(writer: ByzantineWriter, slot: bytes, before: bytes) -> ExactProposal:
+def new_proposal(writer: ByzantineWriter, slot: bytes, before: bytes) -> ExactProposal:
+    """A header of its own in place of that one, of about now."""
     draw, skew_us = writer.draw, writer.configuration.max_skew_us
     time_us = writer.world.now_us + draw.randint(-skew_us // 2, skew_us // 2)
     if before:
@@ -260,7 +261,7 @@ def _new(writer: ByzantineWriter, slot: bytes, before: bytes) -> ExactProposal:
     return ExactProposal(writer, slot, successor_of(before), min(time_us, TIME_US_MAX), kind, ttl_us)
 
 
-def _ballot(writer: ByzantineWriter, proposal: ExactProposal, after_us: int = 0) -> bytes:
+def ballot_for(writer: ByzantineWriter, proposal: ExactProposal, after_us: int = 0) -> bytes:
     """A ballot of about now, not below the header."""
     draw, skew_us = writer.draw, writer.configuration.max_skew_us
     time_us = max(writer.world.now_us + after_us + draw.randint(-skew_us // 2, skew_us // 2), 0)
@@ -268,7 +269,9 @@ def _ballot(writer: ByzantineWriter, proposal: ExactProposal, after_us: int = 0)
     return max(stamp, proposal.header[3:51])
 
 
-def _after(writer: ByzantineWriter, delay_us: int, action: Callable[[], None]) -> None:
+def after(writer: ByzantineWriter, delay_us: int, action: Callable[[], None]) -> None:
+    """Do something after a while, unless the attack is over by then."""
+
     def run(_first: object, _second: object) -> None:
         if not writer.stopped:
             action()
@@ -281,14 +284,14 @@ def _rivals(writer: ByzantineWriter) -> None:
     parts, and commits at parts, soon or late."""
     draw = writer.draw
     slot = draw.choice(writer.exact_slots)
-    before = _before(writer, slot)
-    proposals = [_new(writer, slot, before) for _ in range(draw.choice((1, 2, 2, 3)))]
+    before = last_of(writer, slot)
+    proposals = [new_proposal(writer, slot, before) for _ in range(draw.choice((1, 2, 2, 3)))]
     nodes = list(proposals[0].group.members)
-    shared = _ballot(writer, max(proposals, key=lambda p: p.header[3:51]))
+    shared = ballot_for(writer, max(proposals, key=lambda p: p.header[3:51]))
     delay_us = 0
     for _ in range(draw.choice((1, 2, 3))):
         for proposal in proposals:
-            ballot = shared if draw.random() < 0.4 else _ballot(writer, proposal, delay_us)
+            ballot = shared if draw.random() < 0.4 else ballot_for(writer, proposal, delay_us)
             _round(writer, proposal, ballot, nodes, delay_us)
         delay_us += writer.pause_us() * draw.choice((1, 3, 10))
 
@@ -296,53 +299,53 @@ def _rivals(writer: ByzantineWriter) -> None:
 def _round(writer: ByzantineWriter, proposal: ExactProposal, ballot: bytes, nodes: list[int], delay_us: int) -> None:
     draw, step_us = writer.draw, writer.pause_us()
     late_us = draw.choice((0, 0, step_us, writer.configuration.op_time_us, 3 * writer.configuration.op_time_us))
-    _after(writer, delay_us + 1, lambda: proposal.vote(ballot, writer.some(nodes, 2)))
-    _after(writer, delay_us + step_us, lambda: proposal.lock(ballot, writer.some(nodes)))
+    after(writer, delay_us + 1, lambda: proposal.vote(ballot, writer.some(nodes, 2)))
+    after(writer, delay_us + step_us, lambda: proposal.lock(ballot, writer.some(nodes)))
     if draw.random() < 0.7:
-        _after(writer, delay_us + 2 * step_us + late_us, lambda: proposal.commit(writer.some(nodes)))
+        after(writer, delay_us + 2 * step_us + late_us, lambda: proposal.commit(writer.some(nodes)))
 
 
 def _leave_locked(writer: ByzantineWriter) -> None:
     """Locks a header at one node, or two, and leaves."""
     slot = writer.draw.choice(writer.exact_slots)
-    proposal = _new(writer, slot, _before(writer, slot))
+    proposal = new_proposal(writer, slot, last_of(writer, slot))
     nodes = list(proposal.group.members)
-    ballot = _ballot(writer, proposal)
+    ballot = ballot_for(writer, proposal)
     proposal.vote(ballot, nodes)
-    _after(writer, writer.pause_us(), lambda: proposal.lock(ballot, writer.some(nodes)[:2]))
+    after(writer, writer.pause_us(), lambda: proposal.lock(ballot, writer.some(nodes)[:2]))
 
 
 def _hoard(writer: ByzantineWriter) -> None:
     """Has a header granted, and commits it at some nodes when all may have been forgotten."""
     draw, configuration = writer.draw, writer.configuration
     slot = draw.choice(writer.exact_slots)
-    proposal = _new(writer, slot, _before(writer, slot))
+    proposal = new_proposal(writer, slot, last_of(writer, slot))
     nodes = list(proposal.group.members)
-    ballot = _ballot(writer, proposal)
+    ballot = ballot_for(writer, proposal)
     proposal.vote(ballot, nodes)
-    _after(writer, writer.pause_us(), lambda: proposal.lock(ballot, nodes))
+    after(writer, writer.pause_us(), lambda: proposal.lock(ballot, nodes))
     delay_us = draw.randrange(10_000, 6 * configuration.op_time_us)
     for _ in range(draw.choice((1, 2, 3))):
-        _after(writer, delay_us, lambda: proposal.commit(writer.some(nodes)[:2]))
+        after(writer, delay_us, lambda: proposal.commit(writer.some(nodes)[:2]))
         delay_us += draw.randrange(1, configuration.op_time_us)
 
 
 def _raise_ballots(writer: ByzantineWriter) -> None:
     """Asks for votes in one ballot after the other, as late as they may be."""
     slot = writer.draw.choice(writer.exact_slots)
-    proposal = _new(writer, slot, _before(writer, slot))
+    proposal = new_proposal(writer, slot, last_of(writer, slot))
     nodes = list(proposal.group.members)
     for step in range(writer.draw.choice((2, 5))):
         time_us = writer.world.now_us + step * 5_000 + writer.configuration.max_skew_us
         ballot = stamp_of(time_us, writer.key.public, writer.draw.getrandbits(64))
-        _after(writer, 1 + step * 5_000, lambda ballot=ballot: proposal.vote(ballot, writer.some(nodes)))  # type: ignore[misc]
+        after(writer, 1 + step * 5_000, lambda ballot=ballot: proposal.vote(ballot, writer.some(nodes)))  # type: ignore[misc]
 
 
 def _made_up_line(writer: ByzantineWriter) -> None:
     """Names predecessors that never were, or leaves out some that were."""
     draw = writer.draw
     slot = draw.choice(writer.exact_slots)
-    before = _before(writer, slot)
+    before = last_of(writer, slot)
     metadata = bytearray(successor_of(before))
     if before:
         at = draw.choice((32, len(metadata) - 1, len(metadata) - 24))
@@ -351,13 +354,13 @@ def _made_up_line(writer: ByzantineWriter) -> None:
         metadata = bytearray(FIRST)
     proposal = ExactProposal(writer, slot, bytes(metadata), writer.world.now_us)
     nodes = list(proposal.group.members)
-    _round(writer, proposal, _ballot(writer, proposal), nodes, 0)
+    _round(writer, proposal, ballot_for(writer, proposal), nodes, 0)
 
 
 def _plain_write(writer: ByzantineWriter) -> None:
     """Prepares and commits a write as in any other namespace, in the form that is used here."""
     slot = writer.draw.choice(writer.exact_slots)
-    exact = _new(writer, slot, _before(writer, slot))
+    exact = new_proposal(writer, slot, last_of(writer, slot))
     proposal = Proposal(writer.configuration, writer.key, [exact.header], [exact.salted])
     writer.prepare(proposal, writer.members(proposal))
     writer.later(writer.pause_us(), lambda p: writer.commit(p, writer.members(p)), proposal)

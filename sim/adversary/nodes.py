@@ -31,6 +31,7 @@ from sim.adversary.exact import EXACT_LIES
 from sim.adversary.keylies import KEY_LIES
 from sim.adversary.lies import LIES, ROLES, Lie, made_up
 from sim.adversary.listings import lie_of
+from sim.adversary.proofs import PROOF_LIES
 from sim.adversary.roles import SCRIPTED, Role
 from sim.processes import TICK_US, NodeProcess
 
@@ -39,7 +40,10 @@ _FOREIGN_MAX: Final = 64
 
 def lie_named(name: str) -> Lie:
     """The lie of this name, of any kind."""
-    return LIES.get(name) or KEY_LIES.get(name) or EPOCH_LIES.get(name) or EXACT_LIES[name]
+    for lies in (LIES, KEY_LIES, EPOCH_LIES, EXACT_LIES):
+        if name in lies:
+            return lies[name]
+    return PROOF_LIES[name]
 
 
 class ByzantineNode(NodeProcess):

@@ -19,6 +19,7 @@ from quorumcache.core.model import DELETE, PUT, Grant, header_slot
 from sim.adversary.conspiracy import Conspiracy, Proposal, header_for
 from sim.adversary.exact import EXACT_SCHEMES, ExactProposal
 from sim.adversary.keyschemes import KEY_SCHEMES
+from sim.adversary.proofs import PROOF_SCHEMES
 from sim.crypto import Key
 from sim.network import Network
 from sim.world import World
@@ -73,7 +74,9 @@ class ByzantineWriter:
             return
         self.world.at(self.world.now_us + int(self.gap_us * self.draw.uniform(0.3, 1.7)) + 1, self._act)
         scheme = self.draw.choice(self.schemes)
-        (SCHEMES.get(scheme) or KEY_SCHEMES.get(scheme) or EXACT_SCHEMES[scheme])(self)
+        for schemes in (SCHEMES, KEY_SCHEMES, EXACT_SCHEMES, PROOF_SCHEMES):
+            if scheme in schemes:
+                schemes[scheme](self)
 
     def stop(self) -> None:
         """The end of the attack: what was withheld is released, all at once."""

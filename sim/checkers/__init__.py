@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sim.checkers.ballots import NoForgedBallots
 from sim.checkers.base import Checker, View
 from sim.checkers.confirmed import Confirmed
 from sim.checkers.convergence import Convergence
@@ -57,6 +58,7 @@ ALL: Final[tuple[type[Checker], ...]] = (
     InStep,
     Lasting,
     Exactness,
+    NoForgedBallots,
     DirectIntegrity,
     DirectDurability,
     Forwarded,

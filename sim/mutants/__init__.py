@@ -1,8 +1,8 @@
 """Seeded protocol bugs, each switched on from outside: `with applied("no-salt"): ...`.
 
 They show what the simulator can see: each has to be caught. By where they sit: nodes.py, clients.py, listings.py,
-recovery.py, upkeep.py, primary.py; those of keys with fields in keys.py, of compare-and-set in exact.py, of epochs in
-epochs.py.
+recovery.py, upkeep.py, primary.py; those of keys with fields in keys.py, of compare-and-set in exact.py, of what is
+signed together in proofs.py, of epochs in epochs.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from sim.mutants import clients, epochs, exact, keys, listings, nodes, primary, recovery, upkeep
+from sim.mutants import clients, epochs, exact, keys, listings, nodes, primary, proofs, recovery, upkeep
 from sim.mutants.base import Mutant, Patches
 from sim.settings import BadSetting
 
@@ -23,6 +23,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     **listings.catalogue.mutants,
     **keys.catalogue.mutants,
     **exact.catalogue.mutants,
+    **proofs.catalogue.mutants,
     **primary.catalogue.mutants,
     **epochs.catalogue.mutants,
 }
