@@ -14,7 +14,7 @@ from quorumcache.core import config_rules, merkle, model
 from quorumcache.core import messages as m
 from quorumcache.core.config import Configuration
 from quorumcache.core.node import NodeLimits
-from quorumcache.net import link, server
+from quorumcache.net import answers, link, server
 from quorumcache.testing.byzantine import LIES
 from quorumcache.wire import codec, frame
 from tests.cluster import configuration_of
@@ -131,7 +131,7 @@ def test_limits_in_the_documents_are_the_codes() -> None:
         f"length of the metadata, at most {model.METADATA_BYTES_MAX:,} ",
         f"payloads of {frame.COMPRESS_BYTES_MIN:,} bytes and more",
         f"`grace_us`, {defaults['grace_us'].default // 1000} ms unless configured",
-        f"several of about {server.REPLIES_BYTES_GOAL >> 10} KiB",
+        f"several of about {answers.REPLIES_BYTES_GOAL >> 10} KiB",
         f"| `slots` (1 to {m.READ_FULL_SLOTS_MAX}) |",
         f"`entries` (at most {m.REPORT_ENTRIES_MAX},",
     ):

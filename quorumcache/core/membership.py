@@ -19,6 +19,7 @@ from quorumcache.core import messages as m
 from quorumcache.core.carrying import Carried, carry, stays_in
 from quorumcache.core.certificate import Sign, Verifier, Verify
 from quorumcache.core.config import Configuration, SignedConfiguration
+from quorumcache.core.cutting import Cut, cut
 from quorumcache.core.ended import Ended
 from quorumcache.core.epochmessages import (
     Shown,
@@ -141,6 +142,19 @@ class Membership:
                 request.id, now_us, m.SEALED, "that epoch has ended here, or not begun yet: ask what follows"
             )
         return self.node.handle(request, now_us, client)
+
+    def cut(self, request: m.Request) -> Cut | None:
+        """The request, to be worked on in pieces by `go_on`; None where it is to be handled at once."""
+        serving = self._serving
+        return cut(serving, request) if isinstance(serving, Node) and request.configuration == self._digest else None
+
+    def go_on(self, piecewise: Cut, now_us: int, client: bytes | None = None) -> m.Reply | None:
+        """The next piece of such a request; the reply with the last one, and None before. Where the node has sealed, or
+        gone to another epoch, it is worked on no more: the answer is that of now, and says so."""
+        if self._serving is piecewise.node:
+            return piecewise.step(now_us)
+        piecewise.finished = True
+        return self.handle(piecewise.request, now_us, client)
 
     def _reports(self, request: m.Report, client: bytes | None) -> bool:
         """Whether a node that joined, and asks the members of the epoch before, is told what this one has of a shard

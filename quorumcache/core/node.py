@@ -22,7 +22,7 @@ from quorumcache.core.certificate import (
     grant_string,
     intent_string,
 )
-from quorumcache.core.config import Configuration
+from quorumcache.core.config import Configuration, Group
 from quorumcache.core.evidence import Proof
 from quorumcache.core.model import (
     ABSENT,
@@ -214,34 +214,65 @@ class Node:
     # --- prepare ---
 
     def _prepare(self, request: m.Prepare, now_us: int) -> m.Reply:
-        configuration = self.configuration
-        group = configuration.groups.get(request.group)
+        group, count = self.group_asked(request), len(request.headers)
+        headers = self.headers_asked(request, group, 0, count)
+        leaves, root = self.batch_asked(request, group, headers)
+        if not root:
+            return m.Reject(request.id, now_us, m.BAD_SIGNATURE, "the intent is not signed by the writer it names")
+        refusals: list[m.Refusal] = []
+        self.promise(request, group, headers, leaves, 0, now_us, refusals)
+        return self.granted(request, group, root, refusals, now_us)
+
+    # In these parts, in this order, so that what is large can be worked on in pieces: see cutting.py.
+
+    def group_asked(self, request: m.Prepare) -> Group:
+        """The group that a batch names. Raises Malformed."""
+        group = self.configuration.groups.get(request.group)
         if group is None or self.index not in group.members:
             raise Malformed("this node does not serve the group that the batch names")
-        writer = request.writer
-        count = len(request.headers)
-        if not 1 <= count <= BATCH_COUNT_MAX:
+        if not 1 <= len(request.headers) <= BATCH_COUNT_MAX:
             raise Malformed("a batch has 1 to 1024 headers")
-        headers = [parse_header(raw) for raw in request.headers]
+        return group
+
+    def headers_asked(self, request: m.Prepare, group: Group, begin: int, end: int) -> list[Header]:
+        """Some of a batch's headers, parsed, and each checked by itself. Raises Malformed."""
+        configuration, writer = self.configuration, request.writer
+        headers = [parse_header(raw) for raw in request.headers[begin:end]]
         for header in headers:
             if header.writer != writer:
                 raise Malformed("a header's writer is not the intent's signer")
             if configuration.group_of(header.slot) is not group:
                 raise Malformed("a header's slot does not belong to the group that the batch names")
-        if len({header.slot for header in headers}) != count:
+        return headers
+
+    def batch_asked(self, request: m.Prepare, group: Group, headers: list[Header]) -> tuple[bytes, bytes]:
+        """The leaves and the root of a batch, which is empty where its writer did not sign it. Raises Malformed."""
+        if len({header.slot for header in headers}) != len(headers):
             raise Malformed("a slot occurs twice in the batch")
         leaves = b"".join([header.digest for header in headers])
         root = merkle.root_of(leaves)
-        if not self.verifier.is_signed(writer, intent_string(configuration.digest, group.id, root), request.signature):
-            return m.Reject(request.id, now_us, m.BAD_SIGNATURE, "the intent is not signed by the writer it names")
-        refusals: list[m.Refusal] = []
-        proof_bytes = 0
+        message = intent_string(self.configuration.digest, group.id, root)
+        return leaves, root if self.verifier.is_signed(request.writer, message, request.signature) else b""
+
+    def promise(
+        self,
+        request: m.Prepare,
+        group: Group,
+        headers: list[Header],
+        leaves: bytes,
+        begin: int,
+        now_us: int,
+        refusals: list[m.Refusal],
+    ) -> None:
+        """Promise these headers, the first of which is the batch's at `begin`, or add why not to the refusals."""
+        configuration, writer = self.configuration, request.writer
+        proof_bytes = sum(_proof_cost(each.proof) for each in refusals if each.proof is not None)
         slots = self.slots
         current, open_ = slots.current, slots.open
         ahead_us = now_us + configuration.max_skew_us
         is_roomy, easy = admission.has_room_for_all(slots, headers), list[Promise]()
         namespace, size_max, key_at = b"", -1, 0
-        for position, header in enumerate(headers):
+        for position, header in enumerate(headers, begin):
             slot = header.slot
             held = current.get(slot)
             if header.namespace != namespace:
@@ -289,6 +320,12 @@ class Node:
             if slots.allowances is not None:
                 slots.allowances.granted(header, now_us)
         together.promise_all(slots, easy)
+
+    def granted(
+        self, request: m.Prepare, group: Group, root: bytes, refusals: list[m.Refusal], now_us: int
+    ) -> m.PrepareReply:
+        """The answer to a batch whose headers were promised, but for those refused."""
+        configuration, count = self.configuration, len(request.headers)
         if refusals:
             refused = {refusal.position for refusal in refusals}
             bitmap = bitmap_of([i for i in range(count) if i not in refused], count)
@@ -350,16 +387,21 @@ class Node:
         codes = bytearray()
         floors: list[int] = []
         for bundle in request.bundles:
-            self._commit_bundle(bundle, now_us, codes, floors)
+            self.commit_bundle(bundle, now_us, codes, floors)
         return m.CommitReply(request.id, now_us, bytes(codes), floors if any(floors) else [])
 
-    def _commit_bundle(self, bundle: m.Bundle, now_us: int, codes: bytearray, floors: list[int]) -> None:
+    def commit_bundle(
+        self, bundle: m.Bundle, now_us: int, codes: bytearray, floors: list[int], batch: Batch | None = None
+    ) -> Batch:
+        """Verify and store entries of one batch, whose codes and floors are appended. `batch`: what this returned for
+        other items of the same bundle. Raises Malformed; the entries before the wrong one are stored then."""
         certificate = bundle.certificate
         configuration, group, counts = self.verifier.check_certificate(certificate)
         leaves = bundle.leaves
-        if leaves and (len(leaves) != 32 * certificate.count or merkle.root_of(leaves) != certificate.root):
-            raise Malformed("the leaves do not lead to the certificate's root")
-        batch = Batch(certificate, leaves, counts)
+        if batch is None:
+            if leaves and (len(leaves) != 32 * certificate.count or merkle.root_of(leaves) != certificate.root):
+                raise Malformed("the leaves do not lead to the certificate's root")
+            batch = Batch(certificate, leaves, counts)
         slots, q, is_now = self.slots, configuration.q, configuration is self.configuration
         open_, current, types = slots.open, slots.current, slots.types
         writer, group_id, count = certificate.writer, certificate.group, certificate.count
@@ -423,6 +465,7 @@ class Node:
                 self._note_code(self.store(header, held, now_us), header, codes, floors)
         finally:
             self._store_easy(easy, now_us, codes, floors)
+        return batch
 
     def _store_easy(
         self, easy: dict[bytes, tuple[Held, Promise]], now_us: int, codes: bytearray, floors: list[int]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -18,13 +17,14 @@ import aiohttp
 from aiohttp import web
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from quorumcache.core.ballots import PROOF_BYTES_MAX
 from quorumcache.core.config import Configuration
+from quorumcache.core.cutting import Cut
 from quorumcache.core.messages import Reply, Request
 from quorumcache.net import tls
 from quorumcache.net.admission import Admission
+from quorumcache.net.answers import Answers
 from quorumcache.net.listening import Listener
-from quorumcache.net.turns import QUANTUM_NS, Turns
+from quorumcache.net.turns import Turns
 from quorumcache.wire import codec
 from quorumcache.wire import handshake as h
 from quorumcache.wire.codec import Unreadable
@@ -34,11 +34,9 @@ from quorumcache.wire.keys import SigningKey
 SESSIONS_MAX: Final = 1024
 CREDIT_BYTES: Final = 16 << 20
 HELLO_S_MAX: Final = 5.0
-#: A client that reads nothing for this long loses its session.
-SEND_S_MAX: Final = 30.0
 HEARTBEAT_S: Final = 15.0
-#: Replies travel in frames of about this size; between two of them other sessions have their turn.
-REPLIES_BYTES_GOAL: Final = 256 << 10
+#: No request in a frame of so few bytes takes long.
+SMALL_BYTES_MAX: Final = 2048
 
 
 class Handler(Protocol):
@@ -46,6 +44,13 @@ class Handler(Protocol):
 
     def handle(self, request: Request, client: bytes) -> Reply | None:
         """Answer one request; None is silence. `client`: the key that whoever asks has proven, empty for a stranger."""
+
+    def cut(self, request: Request) -> Cut | None:
+        """The request, to be worked on in pieces; None where it is to be handled at once. What a piece did must be
+        `stored` before others are answered."""
+
+    def go_on(self, piecewise: Cut, client: bytes) -> Reply | None:
+        """The next piece of such a request; once it is `finished`, its reply, and None is silence."""
 
     def gather(self) -> Sequence[Reply]:
         """From now on replies may lack signatures until `sign`: they are in this list then, the latest last."""
@@ -286,11 +291,11 @@ class NodeServer:
         return h.refusal(h.TOO_MANY, too_many) if too_many else None
 
     async def _serve(self, websocket: web.WebSocketResponse, channel: h.Channel) -> None:
-        handle, stored, encode = self._handler.handle, self._handler.stored, codec.encode
-        lacking, gather = self._handler.lacking, self._handler.gather
-        open_, seal, wrap = channel.opener.open, channel.sealer.seal, self._wrap
-        receive, send_bytes = websocket.receive, websocket.send_bytes
-        binary, client, turns, clock_ns = aiohttp.WSMsgType.BINARY, channel.client, self.turns, time.perf_counter_ns
+        handle, cut, go_on = self._handler.handle, self._handler.cut, self._handler.go_on
+        open_, receive, binary = channel.opener.open, websocket.receive, aiohttp.WSMsgType.BINARY
+        client, turns = channel.client, self.turns
+        answers = Answers(self._handler, turns, channel, websocket.send_bytes, self._wrap)
+        add, is_long = answers.add, answers.is_long
         while True:
             message = await receive()
             if message.type is not binary:
@@ -299,97 +304,19 @@ class NodeServer:
                 return
             if (turn := turns.wait(client)) is not None:
                 await turn
-            parts: list[bytes] = []
-            handled: list[Request] = []
-            late: list[tuple[int, Request]] = []
-            unsigned: list[tuple[int, Reply]] = []
-            size, began_ns, to_sign = 0, clock_ns(), gather()
-            for request in codec.decode_requests(open_(message.data)):
-                reply = handle(request, client)
-                handled.append(request)
-                if reply is None:
-                    pass
-                elif more := lacking(request):
-                    late.append((len(parts), request))
-                    parts.append(b"")
-                    size += more
-                elif to_sign and to_sign[-1] is reply:
-                    unsigned.append((len(parts), reply))
-                    parts.append(b"")
-                    size += PROOF_BYTES_MAX
-                else:
-                    part = encode(reply)
-                    parts.append(part)
-                    size += len(part)
-                if size > REPLIES_BYTES_GOAL or clock_ns() - began_ns > QUANTUM_NS:
-                    self._sign(parts, unsigned)
-                    if late:
-                        parts = self._completed(parts, late, client)
-                    turns.used(client, clock_ns() - began_ns)
-                    if (now := stored()) is not True:
-                        parts = await self._when_stored(now, handled, client, parts)
-                    if parts:
-                        await self._send(send_bytes, seal(codec.join(parts)), wrap)
-                    parts, handled, late, unsigned, size = [], [], [], [], 0
-                    await asyncio.sleep(0)
-                    if (turn := turns.wait(client)) is not None:
-                        await turn
-                    began_ns, to_sign = clock_ns(), gather()
-            self._sign(parts, unsigned)
-            if late:
-                parts = self._completed(parts, late, client)
-            turns.used(client, clock_ns() - began_ns)
-            if (now := stored()) is not True:
-                parts = await self._when_stored(now, handled, client, parts)
-            if parts:
-                await self._send(send_bytes, seal(codec.join(parts)), wrap)
-
-    def _sign(self, parts: list[bytes], unsigned: list[tuple[int, Reply]]) -> None:
-        """Have the votes and grants signed that wait for it, all together, and put these replies in their places."""
-        self._handler.sign()
-        for place, reply in unsigned:
-            parts[place] = codec.encode(reply)
-
-    def _completed(self, parts: list[bytes], late: list[tuple[int, Request]], client: bytes) -> list[bytes]:
-        """The encoded replies, with those in their places that lacked values before: these are fetched all at once."""
-        if self._handler.fetch():
-            for place, request in late:
-                reply = self._handler.handle(request, client)
-                if reply is not None and not self._handler.lacking(request):
-                    parts[place] = codec.encode(reply)
-        # Where a value cannot be had there is no reply: to whoever asks, this node is silent.
-        return [part for part in parts if part]
-
-    async def _when_stored(
-        self, stored: Awaitable[None] | bool, handled: list[Request], client: bytes, parts: list[bytes]
-    ) -> list[bytes]:
-        """The replies, once what they say is stored; other ones where it cannot be."""
-        if stored is False:
-            parts, late = [], []
-            for request in handled:
-                reply = self._handler.handle(request, client)
-                if self._handler.lacking(request):
-                    late.append((len(parts), request))
-                    parts.append(b"")
-                elif reply is not None:
-                    parts.append(codec.encode(reply))
-            if late:
-                parts = self._completed(parts, late, client)
-            stored = self._handler.stored()
-        if not isinstance(stored, bool):
-            await stored
-        return parts
-
-    async def _send(
-        self, send_bytes: Any, frame: bytes, wrap: Callable[[bytes], Awaitable[bytes | None]] | None
-    ) -> None:
-        if wrap is not None:
-            wrapped = await wrap(frame)
-            if wrapped is None:
-                return
-            frame = wrapped
-        if len(frame) < 1 << 16:
-            await send_bytes(frame)
-            return
-        async with asyncio.timeout(SEND_S_MAX):
-            await send_bytes(frame)
+            answers.begin()
+            payload = open_(message.data)
+            may_be_large = len(payload) > SMALL_BYTES_MAX
+            for request in codec.decode_requests(payload):
+                reply, piecewise = None, cut(request) if may_be_large else None
+                while piecewise is not None:
+                    reply = go_on(piecewise, client)
+                    if piecewise.finished:
+                        break
+                    if is_long() and not await answers.pause():
+                        # What its pieces did is stored, and no more will be: it is refused like any other.
+                        piecewise = None
+                add(request, handle(request, client) if piecewise is None else reply)
+                if is_long():
+                    await answers.pause()
+            await answers.say()

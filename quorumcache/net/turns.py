@@ -3,7 +3,7 @@
 All sessions of one key (and all strangers together) may use so much time in one turn of the event loop; what is left
 then waits for a later turn, so that others are served in between, however many sessions somebody has. While keys that
 use little ask for something, those that use much rest after each piece of work, so that the first seldom find the node
-at it: one request is not cut in pieces. It must not know sessions or requests.
+at it. It must not know sessions or requests.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-#: How long all of one key's sessions may keep a turn of the event loop, and after how long a session lets others in.
+#: How long all of one key's sessions may keep a turn of the event loop.
 QUANTUM_NS: Final = 1_000_000
+#: After how long a session lets others in, in the middle of a large request too.
+SLICE_NS: Final = 400_000
 #: A key is heavy once it has used this much more than one part in `LIGHT_PART` of the time.
 BURST_NS: Final = 5_000_000
 LIGHT_PART: Final = 8

@@ -18,6 +18,7 @@ from quorumcache.core.ballots import BallotSigner
 from quorumcache.core.carrying import Joining, still_joining
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration, SignedConfiguration
+from quorumcache.core.cutting import Cut
 from quorumcache.core.evidence import INCARNATION_BYTES
 from quorumcache.core.journal import Journal
 from quorumcache.core.membership import Membership, Moved
@@ -170,6 +171,17 @@ class RunningNode:
         """The wall clock in microseconds since the epoch; it never runs backwards."""
         self._last_us = max(self._last_us, time.time_ns() // 1000)
         return self._last_us
+
+    def cut(self, request: m.Request) -> Cut | None:
+        """The request, to be worked on in pieces; None where it is to be handled at once."""
+        return self.membership.cut(request)
+
+    def go_on(self, piecewise: Cut, client: bytes) -> m.Reply | None:
+        """The next piece of such a request, now: its reply, once it is `finished`."""
+        if self._is_stuck:
+            piecewise.finished = True
+            return None
+        return self.membership.go_on(piecewise, self.clock_us(), client)
 
     def handle(self, request: m.Request, client: bytes) -> m.Reply | None:
         """Answer one request, now. `client`: the key that whoever asks has proven; empty for a stranger."""

@@ -413,6 +413,9 @@ class LyingNode(RunningNode):
         self._drive()
         await super().stop()
 
+    def cut(self, request: m.Request) -> None:
+        """Nothing is worked on in pieces: lies are told at once."""
+
     def handle(self, request: m.Request, client: bytes) -> m.Reply | None:
         """Answer one request, as the behaviour has it."""
         if isinstance(request, m.Follow | m.SealEpoch):

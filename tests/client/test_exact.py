@@ -14,7 +14,7 @@ from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import NamespaceInfo
 from quorumcache.core.outcome import UNKNOWN, Failed, Outcome
 from quorumcache.errors import InvalidValue, Misuse, OutcomeUnknown, Unavailable
-from quorumcache.net import server
+from quorumcache.net import answers
 from quorumcache.testing import LocalCluster
 from quorumcache.wire.keys import verify
 
@@ -68,7 +68,7 @@ async def test_what_is_asked_at_once_is_signed_together(
 ) -> None:
     """Protocol 17, "Signed together": over sockets too, and everybody takes it for what it is."""
     cluster, client = exact
-    monkeypatch.setattr(server, "QUANTUM_NS", 1 << 60)  # However slow the machine is.
+    monkeypatch.setattr(answers, "SLICE_NS", 1 << 60)  # However slow the machine is.
     for _ in range(2):
         await asyncio.gather(*(client.incr(f"many {i}") for i in range(12)))
     other = (await cluster.client()).namespace("locks")

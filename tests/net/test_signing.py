@@ -13,9 +13,10 @@ import pytest
 from quorumcache.core import messages as m
 from quorumcache.core.ballots import BallotSigner
 from quorumcache.core.certificate import Verifier, vote_string
+from quorumcache.core.cutting import Cut, cut
 from quorumcache.core.journal import Journal
 from quorumcache.core.node import Node
-from quorumcache.net import server as server_
+from quorumcache.net import answers
 from quorumcache.net.server import NodeServer
 from quorumcache.wire import codec
 from quorumcache.wire.keys import verify
@@ -46,6 +47,12 @@ class Handler:
         if request.id == self.breaks_at:
             raise RuntimeError("the session ends here")
         return self.node.handle(request, START_US)
+
+    def cut(self, request: m.Request) -> Cut | None:
+        return cut(self.node, request)
+
+    def go_on(self, piecewise: Cut, client: bytes) -> m.Reply | None:
+        return piecewise.step(START_US)
 
     def gather(self) -> Sequence[m.Reply]:
         return self.ballots.gather()
@@ -118,7 +125,7 @@ def votes(count: int, first: int = 0) -> list[m.Request]:
 
 @pytest.fixture(autouse=True)
 def _all_in_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_, "QUANTUM_NS", 1 << 60)  # However slow the machine is.
+    monkeypatch.setattr(answers, "SLICE_NS", 1 << 60)  # However slow the machine is.
 
 
 def counts(replies: list[m.BallotReply]) -> list[int]:
@@ -146,7 +153,7 @@ def test_a_frame_has_one_signature_before_it_is_stored_and_sent() -> None:
 
 
 def test_a_part_that_took_too_long_is_signed_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_, "QUANTUM_NS", -1)
+    monkeypatch.setattr(answers, "SLICE_NS", -1)
     handler = Handler()
     replies = ask(handler, votes(3))
     assert [counts(part) for part in replies] == [[1], [1], [1]]
