@@ -449,7 +449,8 @@ class SqliteStorage:
 def _is_damage(fault: sqlite3.Error) -> bool:
     code = getattr(fault, "sqlite_errorcode", None)
     if code is None:
-        return False
+        # Not from SQLite but from what hands its rows on: a text that is no UTF-8, where only blobs were written.
+        return isinstance(fault, sqlite3.OperationalError)
     return code in _READ_ERRORS or code & 0xFF not in _NOT_DAMAGE
 
 

@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +247,7 @@ def _flip(path: Path, seed: int) -> None:
 
 
 @settings(deadline=None, max_examples=200)
+@example(True, 2673)  # A blob's length became a text's.
 @given(st.booleans(), st.integers(0, 1 << 32))
 def test_a_damaged_file_is_never_taken_for_the_truth(stopped: bool, seed: int) -> None:
     """Either all is there as it was, or nothing counts. Damage in the database file of a node that was stopped, or in
@@ -286,6 +287,20 @@ def test_a_damaged_file_is_set_aside_and_the_next_start_is_a_new_one(
         assert loaded(tmp_path) == picture(kept.slots)
     assert "damaged-1" in caplog.text
     assert len(list(tmp_path.glob("*.damaged-*"))) == ASIDE_MAX
+
+
+def test_a_text_that_is_none_is_damage(tmp_path: Path) -> None:
+    """One flipped bit makes of a blob's length a text's: the rows are whole for SQLite, and not for who reads them."""
+    kept = Kept(tmp_path)
+    kept.frame(SOME[0])
+    kept.storage.close()
+    with closing(sqlite3.connect(tmp_path / FILES[0])) as database, database:
+        changed = database.execute("UPDATE batches SET certificate = CAST(X'ff00' AS TEXT)").rowcount
+    assert changed
+    kept = Kept(tmp_path)
+    assert not kept.resumed
+    assert "damaged" in kept.storage.set_aside
+    kept.storage.close()
 
 
 def test_a_table_with_other_columns_is_damage(tmp_path: Path) -> None:
