@@ -24,8 +24,11 @@ demo: $(READY)  ## Four nodes, one of them lying, writers racing: about 15 secon
 up: $(READY)  ## Run a local 4-node cluster until Ctrl-C.
 	$(PY) -m quorumcache.cli up $(ARGS)
 
+# What starts processes on purpose has the machine to itself; all else runs in two processes.
+ALONE := tests/e2e
 test: $(READY)  ## Run the tests, except those marked slow.
-	$(PY) -m pytest -q -m "not slow" $(ARGS)
+	$(PY) -m pytest -q -m "not slow" -n 2 --ignore=$(ALONE) $(ARGS)
+	$(PY) -m pytest -q -m "not slow" $(ALONE) $(ARGS)
 
 test-postgres: $(READY)  ## Run the tests that need a PostgreSQL server; it is installed where it is missing.
 	$(PY) -m pytest -q -m postgres $(ARGS)

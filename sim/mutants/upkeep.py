@@ -103,7 +103,7 @@ def _repair_drops_what_a_peer_lacks(patches: Patches) -> None:
     patches.wrap(AntiEntropy, "_take_names", make)
 
 
-@add("8: nodes with different shards ask each other for what is in them", fast=True, features_add=("repair", "loss"))
+@add("8: nodes with different shards ask each other for what is in them", features_add=("repair", "loss"))
 def _repair_trusts_its_peers_digests(patches: Patches) -> None:
     def mutant(self: AntiEntropy, request: m.ShardSums, reply: m.ShardSumsReply) -> None:
         self._to_sum.clear()
