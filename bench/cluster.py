@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -51,9 +51,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def make_cluster(
-    f: int, *, tls: bool = True, nodes: int = 0, shards: int = 1024
+    f: int, *, tls: bool = True, nodes: int = 0, shards: int = 1024, more: Sequence[NamespaceInfo] = ()
 ) -> tuple[SignedConfiguration, list[SigningKey], SigningKey]:
-    """A signed configuration for so many nodes (0: 3f+1) on loopback, the nodes' keys, and a writer's key."""
+    """A signed configuration for so many nodes (0: 3f+1) on loopback, the nodes' keys, and a writer's key; `more` are
+    namespaces beside the usual ones."""
     count = nodes or 3 * f + 1
     keys = [SigningKey.generate() for _ in range(count)]
     writer, admin = SigningKey.generate(), SigningKey.generate()
@@ -75,7 +76,7 @@ def make_cluster(
             NodeInfo(i, f"n{i}", key.public, f"127.0.0.1:{port}", "", 1)
             for i, (key, port) in enumerate(zip(keys, free_ports(count), strict=True))
         ),
-        namespaces=(*NAMESPACES, *(NamespaceInfo(f"ack{ack}", mode="primary", ack=ack) for ack in (1, 2))),
+        namespaces=(*NAMESPACES, *(NamespaceInfo(f"ack{ack}", mode="primary", ack=ack) for ack in (1, 2)), *more),
         writers=(WriterInfo("bench", writer.public, "active"),),
     )
     unsigned = SignedConfiguration(configuration, ())
@@ -134,12 +135,13 @@ def running_cluster(
     limits: NodeLimits | None = None,
     nodes: int = 0,
     shards: int = 1024,
+    more: Sequence[NamespaceInfo] = (),
 ) -> Iterator[tuple[SignedConfiguration, SigningKey, list[int]]]:
     """A cluster of node processes: (its signed configuration, a writer's key, the processes' ids).
 
     `storage`: one of `STORAGES`; what is stored goes when the cluster goes.
     """
-    signed, keys, writer = make_cluster(f, tls=tls, nodes=nodes, shards=shards)
+    signed, keys, writer = make_cluster(f, tls=tls, nodes=nodes, shards=shards, more=more)
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     processes = []
