@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import multiprocessing
 import os
@@ -21,7 +20,6 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from quorumcache.cli.node import GC_THRESHOLDS
 from quorumcache.core.config import (
     Configuration,
     NamespaceInfo,
@@ -31,6 +29,7 @@ from quorumcache.core.config import (
 )
 from quorumcache.core.node import NodeLimits
 from quorumcache.node import RunningNode
+from quorumcache.node.collecting import collect_seldom, keep_what_is_there
 from quorumcache.storage import storage_of
 from quorumcache.wire.founding import NAMESPACES
 from quorumcache.wire.keys import SigningKey
@@ -113,12 +112,11 @@ def _node_process(
     durability: str,
 ) -> None:
     async def main() -> None:
-        gc.set_threshold(*GC_THRESHOLDS)  # As a node's command does.
+        collect_seldom()  # As a node's command does.
         storage = storage_of("memory" if directory is None else "sqlite", directory, durability)
         node = RunningNode(configuration, SigningKey(seed), limits=limits, storage=storage)
         await node.start()
-        gc.collect()
-        gc.freeze()
+        keep_what_is_there()
         ready.set()
         await asyncio.get_running_loop().run_in_executor(None, stop.wait)
         await node.stop()

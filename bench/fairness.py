@@ -1,8 +1,11 @@
 """How much a writer with rights for one namespace can slow another's operations: its latency alone and under attack.
 
 Four node processes; the attacker, in a process of its own and of low priority, keeps many sessions with each
-node busy with full batches.
-`python bench/fairness.py --sessions 16 --seconds 5`.
+node busy with full batches. Beside the time that a pair of a write and a read takes, it tells how much processor time
+the nodes used meanwhile, whoever for: that of the third of four, for which the victim has to wait. What the pair takes
+beyond that is waiting for processors. How much that alone does is told by a third measurement, in which nobody asks the
+nodes for anything, and processes of low priority keep all processors busy.
+`python bench/fairness.py --sessions 16 --seconds 5`. On Linux.
 Run by hand; the figures of a busy machine mean little.
 """
 
@@ -14,6 +17,7 @@ import multiprocessing
 import os
 import statistics
 import time
+from typing import NamedTuple
 
 from quorumcache.client import Client
 from quorumcache.core.config import NamespaceInfo, SignedConfiguration
@@ -21,19 +25,42 @@ from quorumcache.testing import LocalCluster
 from quorumcache.wire.keys import SigningKey
 
 
-async def measure(client: Client, seconds: float) -> list[float]:
-    """Latencies, in milliseconds, of one write and one read after another."""
-    took = []
+class Took(NamedTuple):
+    """Milliseconds of each pair; and of processor time that the third of the nodes used meanwhile."""
+
+    pairs_ms: list[float]
+    nodes_ms: list[float]
+
+
+def processor_ns(process: int) -> int:
+    """The processor time that a process has used, now: the clock's number is as `clock_getcpuclockid` makes it."""
+    return time.clock_gettime_ns((~process << 3) | 2)
+
+
+async def measure(client: Client, processes: list[int], seconds: float) -> Took:
+    """One write and one read after another."""
+    took = Took([], [])
     end = time.perf_counter() + seconds
     number = 0
     while time.perf_counter() < end:
         number += 1
+        used = [processor_ns(process) for process in processes]
         began = time.perf_counter()
         await client.set(f"v{number % 100}", b"value")
         await client.get(f"v{number % 100}")
-        took.append(1000 * (time.perf_counter() - began))
+        took.pairs_ms.append(1000 * (time.perf_counter() - began))
+        used = sorted(processor_ns(process) - before for process, before in zip(processes, used, strict=True))
+        took.nodes_ms.append(used[2] / 1e6)
         await asyncio.sleep(0.005)
     return took
+
+
+def spin(seconds: float) -> None:
+    """Keep a processor busy."""
+    os.nice(19)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
 
 
 def attack(signed: SignedConfiguration, seed: bytes, sessions: int, seconds: float) -> None:
@@ -66,18 +93,26 @@ def attack(signed: SignedConfiguration, seed: bytes, sessions: int, seconds: flo
     print(f"the attacker wrote {written} entries in about {seconds:g} s")
 
 
-def told(what: str, took: list[float]) -> None:
-    """One line of figures."""
-    cuts = statistics.quantiles(took, n=100)
-    print(f"{what:12} {len(took):6} pairs   p50 {cuts[49]:7.2f} ms   p90 {cuts[89]:7.2f} ms   p99 {cuts[98]:7.2f} ms")
+def told(what: str, took: Took) -> None:
+    """A few figures."""
+    print(
+        f"{what:16} {len(took.pairs_ms):6} pairs   {words(took.pairs_ms)}; of a node's processor {words(took.nodes_ms)}"
+    )
+
+
+def words(figures: list[float]) -> str:
+    """Three of its quantiles."""
+    cuts = statistics.quantiles(figures, n=100)
+    return f"p50 {cuts[49]:6.2f} ms   p90 {cuts[89]:6.2f} ms   p99 {cuts[98]:6.2f} ms"
 
 
 async def main() -> None:
-    """Measure alone, then under attack."""
+    """Measure alone, among others who use the processors, and under attack."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()
+    seconds = options.seconds
     async with (
         LocalCluster(
             processes=True,
@@ -86,15 +121,22 @@ async def main() -> None:
         ) as cluster,
         await cluster.client("victim") as client,
     ):
-        told("alone", await measure(client, options.seconds))
+        nodes = [cluster.pid(node) for node in range(4)]
+        await measure(client, nodes, 1.0)
+        told("alone", await measure(client, nodes, seconds))
         context = multiprocessing.get_context("spawn")
-        process = context.Process(
-            target=attack,
-            args=(cluster.signed, cluster.writers["attacker"].seed, options.sessions, options.seconds + 2),
-        )
+        spinning = [context.Process(target=spin, args=(seconds + 2,)) for _ in range(os.cpu_count() or 1)]
+        for process in spinning:
+            process.start()
+        await asyncio.sleep(1.0)
+        told("busy processors", await measure(client, nodes, seconds))
+        for process in spinning:
+            process.join()
+        attacker = cluster.writers["attacker"].seed
+        process = context.Process(target=attack, args=(cluster.signed, attacker, options.sessions, seconds + 2))
         process.start()
         await asyncio.sleep(2.0)
-        told("attacked", await measure(client, options.seconds))
+        told("attacked", await measure(client, nodes, seconds))
         process.join()
 
 

@@ -105,6 +105,7 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     ):
         group.add_argument(f"--{name}", type=kind, help=_HELP.get(name))
     group.add_argument("--over", action="store_true", help="allow more than f Byzantine nodes, to see what breaks")
+    group.add_argument("--pieces", action="store_true", help="have nodes work on requests in pieces")
     group.add_argument("--wire", action="store_true", help="take every message through the codec")
 
 

@@ -135,7 +135,7 @@ class Engine:
                     clock,
                     limits,
                     self,
-                    () if byzantine else plan.features,
+                    () if byzantine else (*plan.features, *(("pieces",) if config.pieces else ())),
                 )
             )
         for node in self.nodes:

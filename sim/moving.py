@@ -14,6 +14,7 @@ from quorumcache.core import messages as m
 from quorumcache.core.carrying import Carried
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration, SignedConfiguration
+from quorumcache.core.cutting import Cut
 from quorumcache.core.following import Following
 from quorumcache.core.journal import Journal
 from quorumcache.core.membership import Membership
@@ -323,6 +324,15 @@ class MovingNode(NodeProcess):
             # Whoever asks may be further than this node.
             membership.look(now_us)
         return reply
+
+    def cut(self, request: m.Request) -> Cut | None:
+        """As any node's."""
+        return None if self.membership is None else self.membership.cut(request, 1)
+
+    def go_on(self, piecewise: Cut) -> m.Reply | None:
+        """As any node's; from its seal on it says that."""
+        assert self.membership is not None
+        return self.membership.go_on(piecewise, self.clock.read_us())
 
     def tick_epochs(self) -> None:
         """Time has passed."""

@@ -15,6 +15,7 @@ from quorumcache.core import messages as m
 from quorumcache.core.ballots import BallotSigner
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration
+from quorumcache.core.cutting import Cut, cut
 from quorumcache.core.exactrecovery import ExactRecovery
 from quorumcache.core.journal import Journal
 from quorumcache.core.model import SALT_BYTES
@@ -25,6 +26,7 @@ from sim.direct import Forwards
 from sim.disk import LOST_MAX, Disk
 from sim.frames import Frames
 from sim.network import Network
+from sim.pieces import Pieces
 from sim.places import FOREIGN
 from sim.record import Op, Record
 from sim.upkeep import ColdValues, Repair
@@ -98,6 +100,7 @@ class NodeProcess:
         self.chain = [configuration]
         self.ballots = BallotSigner(key.sign)
         self._frames = Frames(self, world.random(f"frames {index}")) if "exact" in features else None
+        self._pieces = Pieces(self, world.random(f"pieces {index}")) if "pieces" in features else None
         self._random = world.random(f"node {index}")
         self._cold = ColdValues(world.random(f"cold {index}")) if "cold" in features else None
         self._repairs = world.random(f"repair {index}") if "repair" in features else None
@@ -187,6 +190,8 @@ class NodeProcess:
     def serve(self, source: int, request: m.Request) -> None:
         """Answer a request, by itself or with others."""
         is_client = len(self.configuration.nodes) <= source < FOREIGN
+        if is_client and self._pieces is not None and self._pieces.takes(source, request):
+            return
         if self._frames is None or not is_client or not self._frames.takes(source, request):
             self.answer_frame([(source, request)])
 
@@ -222,6 +227,14 @@ class NodeProcess:
         if self._cold is None:
             return self.node.handle(request, now_us)
         return self._cold.answer(self.node, self.disk, request, now_us)
+
+    def cut(self, request: m.Request) -> Cut | None:
+        """The request, to be worked on in the smallest of pieces, where there are several."""
+        return cut(self.node, request, 1)
+
+    def go_on(self, piecewise: Cut) -> m.Reply | None:
+        """The next piece of it; the honest answer with the last one."""
+        return piecewise.step(self.clock.read_us())
 
     def handled(self, request: m.Request, reply: m.Reply) -> None:
         """A request was handled; its answer may lack a signature yet."""

@@ -64,6 +64,8 @@ class SimConfig:
     byzantine_nodes: int | None = None
     byzantine_writers: int | None = None
     over: bool = False
+    #: Nodes work on requests in pieces, with others in between (sim/pieces.py).
+    pieces: bool = False
     keys: int | None = None
     shards: int | None = None
     topology: str | None = None

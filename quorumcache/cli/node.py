@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from quorumcache.wire.sealrecord import SealRecord
 
 LOOK_S = 1.0
-#: Entries are many, live long and form no cycles: the collector's walks over them find nothing and cost much.
-GC_THRESHOLDS = (100_000, 50, 100)
 
 
 def node(
@@ -142,12 +140,12 @@ async def _run(
     trusted: Configuration, key: bytes, record: SealRecord, make: Callable[[], RunningNode], watch_stdin: bool
 ) -> None:
     import asyncio
-    import gc
     import logging
 
     from quorumcache.cli.loops import end_of_service, words_of
     from quorumcache.core.config import is_loopback, warnings_of
     from quorumcache.errors import Misuse
+    from quorumcache.node.collecting import collect_seldom, keep_what_is_there
     from quorumcache.node.joining import is_member, patient, wait_to_join
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
@@ -170,7 +168,7 @@ async def _run(
         log.warning("%s", warning)
     if not configuration.tls and not is_loopback(server.host):
         log.warning("%s listens without TLS on %s: whoever is on the way reads keys and values", name, server.host)
-    gc.set_threshold(*GC_THRESHOLDS)
+    collect_seldom()
     try:
         await running.start()
     except OSError as problem:
@@ -178,8 +176,7 @@ async def _run(
             f"{name} cannot listen on {server.host} port {server.port}: {words_of(problem)}. "
             "Is it running already? Another address: --listen"
         ) from None
-    gc.collect()
-    gc.freeze()
+    keep_what_is_there()
     log.info(
         "%s listens on %s port %d%s: cluster %s, epoch %d, f %d, %s of memory for entries; %s",
         name,

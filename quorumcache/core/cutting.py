@@ -32,11 +32,14 @@ class Cut:
 
     __slots__ = ("_pieces", "finished", "node", "request")
 
-    def __init__(self, node: Node, request: m.Prepare | m.Commit) -> None:
+    def __init__(self, node: Node, request: m.Prepare | m.Commit, piece_count: int) -> None:
         self.node = node
         self.request = request
         self.finished = False
-        self._pieces = _preparing(node, request) if isinstance(request, m.Prepare) else _committing(node, request)
+        if isinstance(request, m.Prepare):
+            self._pieces = _preparing(node, request, piece_count)
+        else:
+            self._pieces = _committing(node, request, piece_count)
         next(self._pieces)
 
     def step(self, now_us: int) -> m.Reply | None:
@@ -53,16 +56,17 @@ class Cut:
         return None
 
 
-def cut(node: Node, request: m.Request) -> Cut | None:
-    """The request, to be worked on in pieces; None where it is small, or of a kind that is not cut."""
+def cut(node: Node, request: m.Request, piece_count: int = PIECE_COUNT) -> Cut | None:
+    """The request, to be worked on in pieces of so many headers or entries; None where it is small, or of a kind that
+    is not cut."""
     if request.configuration != node.configuration.digest:
         return None
     if isinstance(request, m.Prepare):
-        is_large = len(request.headers) > PIECE_COUNT
+        is_large = len(request.headers) > piece_count
     elif isinstance(request, m.Commit):
         bundles = request.bundles
         items = bundles[0].items
-        is_large = len(bundles) > 1 or len(items) > PIECE_COUNT or (len(items) > 1 and _size_of(items) > PIECE_BYTES)
+        is_large = len(bundles) > 1 or len(items) > piece_count or (len(items) > 1 and _size_of(items) > PIECE_BYTES)
     else:
         return None
     if not is_large:
@@ -70,28 +74,28 @@ def cut(node: Node, request: m.Request) -> Cut | None:
     assert isinstance(request, m.Prepare | m.Commit)
     name = type(request).__name__
     node.request_counts[name] = node.request_counts.get(name, 0) + 1
-    return Cut(node, request)
+    return Cut(node, request, piece_count)
 
 
-def _preparing(node: Node, request: m.Prepare) -> Pieces:
+def _preparing(node: Node, request: m.Prepare, piece_count: int) -> Pieces:
     now_us = yield
     group = node.group_asked(request)
     headers: list[Header] = []
     count = len(request.headers)
-    for begin in range(0, count, PIECE_COUNT):
-        headers += node.headers_asked(request, group, begin, begin + PIECE_COUNT)
+    for begin in range(0, count, piece_count):
+        headers += node.headers_asked(request, group, begin, begin + piece_count)
         now_us = yield
     leaves, root = node.batch_asked(request, group, headers)
     if not root:
         return m.Reject(request.id, now_us, m.BAD_SIGNATURE, "the intent is not signed by the writer it names")
     refusals: list[m.Refusal] = []
-    for begin in range(0, count, PIECE_COUNT):
+    for begin in range(0, count, piece_count):
         now_us = yield
-        node.promise(request, group, headers[begin : begin + PIECE_COUNT], leaves, begin, now_us, refusals)
+        node.promise(request, group, headers[begin : begin + piece_count], leaves, begin, now_us, refusals)
     return node.granted(request, group, root, refusals, now_us)
 
 
-def _committing(node: Node, request: m.Commit) -> Pieces:
+def _committing(node: Node, request: m.Commit, piece_count: int) -> Pieces:
     codes, floors = bytearray(), list[int]()
     now_us = yield
     for number, bundle in enumerate(request.bundles):
@@ -101,20 +105,20 @@ def _committing(node: Node, request: m.Commit) -> Pieces:
         while begin < len(items):
             if begin:
                 now_us = yield
-            end = _end_of_piece(items, begin)
+            end = _end_of_piece(items, begin, piece_count)
             piece = m.Bundle(bundle.certificate, bundle.leaves, items[begin:end])
             batch = node.commit_bundle(piece, now_us, codes, floors, batch)
             begin = end
     return m.CommitReply(request.id, now_us, bytes(codes), floors if any(floors) else [])
 
 
-def _end_of_piece(items: list[m.Item], begin: int) -> int:
+def _end_of_piece(items: list[m.Item], begin: int, piece_count: int) -> int:
     size = 0
-    for end in range(begin, min(begin + PIECE_COUNT, len(items))):
+    for end in range(begin, min(begin + piece_count, len(items))):
         size += len(items[end].salted)
         if size > PIECE_BYTES and end > begin:
             return end
-    return min(begin + PIECE_COUNT, len(items))
+    return min(begin + piece_count, len(items))
 
 
 def _size_of(items: list[m.Item]) -> int:

@@ -19,7 +19,7 @@ from quorumcache.core import messages as m
 from quorumcache.core.carrying import Carried, carry, stays_in
 from quorumcache.core.certificate import Sign, Verifier, Verify
 from quorumcache.core.config import Configuration, SignedConfiguration
-from quorumcache.core.cutting import Cut, cut
+from quorumcache.core.cutting import PIECE_COUNT, Cut, cut
 from quorumcache.core.ended import Ended
 from quorumcache.core.epochmessages import (
     Shown,
@@ -143,10 +143,12 @@ class Membership:
             )
         return self.node.handle(request, now_us, client)
 
-    def cut(self, request: m.Request) -> Cut | None:
+    def cut(self, request: m.Request, piece_count: int = PIECE_COUNT) -> Cut | None:
         """The request, to be worked on in pieces by `go_on`; None where it is to be handled at once."""
         serving = self._serving
-        return cut(serving, request) if isinstance(serving, Node) and request.configuration == self._digest else None
+        if isinstance(serving, Node) and request.configuration == self._digest:
+            return cut(serving, request, piece_count)
+        return None
 
     def go_on(self, piecewise: Cut, now_us: int, client: bytes | None = None) -> m.Reply | None:
         """The next piece of such a request; the reply with the last one, and None before. Where the node has sealed, or

@@ -17,6 +17,7 @@ from quorumcache.core.config import Configuration, parse_toml
 from quorumcache.core.node import NodeLimits
 from quorumcache.errors import QuorumCacheError
 from quorumcache.node import RunningNode
+from quorumcache.node.collecting import collect_seldom, keep_what_is_there
 from quorumcache.storage import Storage, storage_of
 from quorumcache.testing.local import LINE_BYTES_MAX
 from quorumcache.wire.keys import SigningKey
@@ -59,12 +60,14 @@ async def _run(make: Callable[[Job], RunningNode]) -> None:
         said["bytes_max"],
         storage_of(said["storage"], Path(data) if (data := said["data_directory"]) else None, said["durability"]),
     )
+    collect_seldom()
     try:
         node = make(job)
         await node.start()
     except (OSError, QuorumCacheError) as fault:
         _say({"error": str(fault)})
         return
+    keep_what_is_there()
     try:
         _say({"ok": True})
         while line := await reader.readline():

@@ -21,9 +21,9 @@ from tests.making import Alone, Draft
 SHORT = configuration_of(max_skew_us=1000, op_time_us=1000, grace_us=500)
 
 
-def in_pieces(node: Node, request: m.Request, now_us: int) -> m.Reply:
+def in_pieces(node: Node, request: m.Request, now_us: int, count: int) -> m.Reply:
     """The answer to a request, cut if it can be."""
-    piecewise = cut(node, request)
+    piecewise = cut(node, request, count)
     if piecewise is None:
         return node.handle(request, now_us)
     while True:
@@ -37,17 +37,15 @@ def in_pieces(node: Node, request: m.Request, now_us: int) -> m.Reply:
 @given(batches, st.sampled_from(LIMITS), st.integers(1, 3))
 def test_a_request_in_pieces_is_answered_as_the_whole_one(steps: list[Step], limits: NodeLimits, count: int) -> None:
     whole, cut_up = Alone(CONFIGURATION, limits=limits), Alone(CONFIGURATION, limits=limits)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cutting, "PIECE_COUNT", count)
-        for draft, commits, now_us in drafts_of(steps):
-            requests: list[m.Request] = [draft.prepare()]
-            if commits is not None:
-                requests.append(commit_of(draft, commits))
-            for request in requests:
-                assert whole.node.handle(request, now_us) == in_pieces(cut_up.node, request, now_us)
-                assert state_of(whole) == state_of(cut_up)
-                assert whole.node.slots.memory.bytes_used == cut_up.node.slots.memory.bytes_used
-                assert whole.node.slots.memory.promises_bytes == cut_up.node.slots.memory.promises_bytes
+    for draft, commits, now_us in drafts_of(steps):
+        requests: list[m.Request] = [draft.prepare()]
+        if commits is not None:
+            requests.append(commit_of(draft, commits))
+        for request in requests:
+            assert whole.node.handle(request, now_us) == in_pieces(cut_up.node, request, now_us, count)
+            assert state_of(whole) == state_of(cut_up)
+            assert whole.node.slots.memory.bytes_used == cut_up.node.slots.memory.bytes_used
+            assert whole.node.slots.memory.promises_bytes == cut_up.node.slots.memory.promises_bytes
     assert whole.node.request_counts == cut_up.node.request_counts
 
 
@@ -110,16 +108,13 @@ def test_what_is_granted_in_pieces_is_kept_whatever_happens_in_between(what: lis
     draft = Draft(SHORT)
     for i in range(8):
         draft.put(f"key {i}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cutting, "PIECE_COUNT", 2)
-        piecewise = cut(node.node, draft.prepare())
-        assert piecewise is not None
-        reply = None
-        for number, event in enumerate([*what, *[("piece",)] * 9]):
-            if event[0] != "piece":
-                happens(node, event, number)
-            elif not piecewise.finished:
-                reply = piecewise.step(node.now_us)
+    piecewise, reply = cut(node.node, draft.prepare(), 2), None
+    assert piecewise is not None
+    for number, event in enumerate([*what, *[("piece",)] * 9]):
+        if event[0] != "piece":
+            happens(node, event, number)
+        elif not piecewise.finished:
+            reply = piecewise.step(node.now_us)
     assert isinstance(reply, m.PrepareReply)
     refused = {refusal.position for refusal in reply.refusals}
     for i in range(8):
@@ -147,22 +142,20 @@ def test_entries_in_pieces_are_stored_as_if_each_piece_had_come_alone(what: list
         node.prepare(draft)
     commit, codes, floors, reply = draft.commit(), b"", list[int](), None
     bundle = commit.bundles[0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cutting, "PIECE_COUNT", 2)
-        piecewise = cut(nodes[0].node, commit)
-        assert piecewise is not None
-        for number, event in enumerate([*what, *[("piece",)] * 4]):
-            if event[0] != "piece":
-                for node in nodes:
-                    happens(node, event, number)
-            elif not piecewise.finished:
-                reply = piecewise.step(nodes[0].now_us)
-                at = len(codes)
-                part = m.Bundle(bundle.certificate, bundle.leaves, bundle.items[at : at + 2])
-                alone = nodes[1].node.handle(m.Commit(2, SHORT.digest, [part]), nodes[1].now_us)
-                assert isinstance(alone, m.CommitReply)
-                codes += alone.codes
-                floors += alone.floors or [0, 0]
+    piecewise = cut(nodes[0].node, commit, 2)
+    assert piecewise is not None
+    for number, event in enumerate([*what, *[("piece",)] * 4]):
+        if event[0] != "piece":
+            for node in nodes:
+                happens(node, event, number)
+        elif not piecewise.finished:
+            reply = piecewise.step(nodes[0].now_us)
+            at = len(codes)
+            part = m.Bundle(bundle.certificate, bundle.leaves, bundle.items[at : at + 2])
+            alone = nodes[1].node.handle(m.Commit(2, SHORT.digest, [part]), nodes[1].now_us)
+            assert isinstance(alone, m.CommitReply)
+            codes += alone.codes
+            floors += alone.floors or [0, 0]
     assert isinstance(reply, m.CommitReply)
     assert (reply.codes, reply.floors) == (codes, floors if any(floors) else [])
     for a, b in zip(nodes[0].node.slots.current.items(), nodes[1].node.slots.current.items(), strict=True):
@@ -171,11 +164,8 @@ def test_entries_in_pieces_are_stored_as_if_each_piece_had_come_alone(what: list
 
 
 @pytest.mark.parametrize("moves_on", [False, True])
-def test_a_node_that_seals_between_two_pieces_grants_and_stores_no_more(
-    moves_on: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_that_seals_between_two_pieces_grants_and_stores_no_more(moves_on: bool) -> None:
     """Protocol 9: from its seal on a node answers nothing in its epoch but the seal."""
-    monkeypatch.setattr(cutting, "PIECE_COUNT", 2)
     world = World()
     members = FIRST.groups[Draft(FIRST).put("k0").group].members
     key = FIRST.nodes[members[0]].key
@@ -187,7 +177,7 @@ def test_a_node_that_seals_between_two_pieces_grants_and_stores_no_more(
         draft.put(each)
         later.put(each, at_us=START_US + 1)
     node.handle(draft.prepare(), START_US)
-    cuts = [node.cut(draft.commit()), node.cut(later.prepare())]
+    cuts = [node.cut(draft.commit(), 2), node.cut(later.prepare(), 2)]
     for piecewise, steps in zip(cuts, (1, 5), strict=True):
         assert piecewise is not None
         for _ in range(steps):
@@ -209,4 +199,4 @@ def test_a_node_that_seals_between_two_pieces_grants_and_stores_no_more(
         assert isinstance(reply, m.Reject)
         assert reply.code == m.SEALED
     assert (len(node.node.slots.current), len(node.node.slots.promises)) == (held, open_)
-    assert node.cut(draft.commit()) is None
+    assert node.cut(draft.commit(), 2) is None
