@@ -1,8 +1,8 @@
 """The coordinator on an event loop: its clock, its links, its timer, its futures.
 
-All that is asked for in one turn of the loop leaves together: one frame per node, one batch per group. There is no task
-and no lock per operation; an operation is a token whose `set_result` is called when it ends. It must not know keys'
-or values' meaning.
+All that is asked for in one turn of the loop leaves together: one frame per node, one batch per group; what comes while
+a batch is under way may wait for it (pacing.py). There is no task and no lock per operation; an operation is a token
+whose `set_result` is called when it ends. It must not know keys' or values' meaning.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakValueDictionary
 
 from quorumcache.client.flight import Flights
+from quorumcache.client.pacing import Pace
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration, NodeInfo, SignedConfiguration
 from quorumcache.core.coordinator import Coordinator
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 OPERATIONS_MAX: Final = 65_536
 CLEAN_S: Final = 1.0
+#: How long reads wait at most for those before them to end; writes, and compare-and-sets.
+READS_HELD_S: Final = 0.001
+WRITES_HELD_S: Final = 0.004
 #: How long a client that connects waits for nodes of its configuration before it asks others what came after it.
 LOOK_S: Final = 1.0
 
@@ -94,6 +98,10 @@ class Engine:
         self._compress = compress
         self._http: Http | None = None
         self._flushing = False
+        self._reads = Pace(self.loop, READS_HELD_S, self.kick)
+        self._writes = Pace(self.loop, WRITES_HELD_S, self.kick)
+        self._exact = Pace(self.loop, WRITES_HELD_S, self.kick)
+        self._paces = (self._reads, self._writes, self._exact)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_us = 0
         self._cleaner: asyncio.TimerHandle | None = None
@@ -212,6 +220,8 @@ class Engine:
         for timer in (self._timer, self._cleaner):
             if timer is not None:
                 timer.cancel()
+        for pace in self._paces:
+            pace.stop()
         # What is under way can get no answers now: each operation says how it ended.
         self.core.abandon(now_us())
         self._collect()
@@ -256,7 +266,18 @@ class Engine:
 
     def _flush(self) -> None:
         self._flushing = False
-        self.core.flush(now_us())
+        core = self.core
+        reads, writes, exact = core.ready_counts()
+        if reads and not self._reads.holds(reads):
+            core.flush_reads(now_us())
+            self._reads.sent(core.latest_reads)
+        if writes and not self._writes.holds(writes):
+            core.flush_writes(now_us())
+            self._writes.sent(core.latest_writes)
+        if exact and not self._exact.holds(exact):
+            core.flush_exact(now_us())
+            self._exact.sent(core.latest_exact)
+        core.flush_scans(now_us())
         self._after()
 
     def _after(self) -> None:
@@ -269,7 +290,7 @@ class Engine:
             send_all(self.links, outbox)
         if core.done:
             self._collect()
-        if core.has_ready():
+        if core.has_ready(writes=not self._writes.is_holding, exact=not self._exact.is_holding):
             self.kick()
         deadline_us = core.deadline_us
         if deadline_us is not None and (self._timer is None or deadline_us < self._timer_us):
@@ -284,6 +305,9 @@ class Engine:
         for token, outcome in done:
             if not token.done():
                 token.set_result(outcome)
+        # Behind those that wake now and may ask for more.
+        for pace in self._paces:
+            pace.release()
         if self._waiting:
             # Wake as many as there are places; who comes later waits again.
             free = OPERATIONS_MAX - self._operations

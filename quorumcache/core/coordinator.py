@@ -79,6 +79,10 @@ class Coordinator(WriteQueue):
         self.clock = ClusterClock(configuration.q, guess_us)
         #: (nodes, request): what to send. The driver takes the list and empties it.
         self.outbox: list[tuple[tuple[int, ...], m.Request]] = []
+        #: The batches of reads and of writes that were sent last, and the compare-and-set that was.
+        self.latest_reads: Machine | None = None
+        self.latest_writes: Machine | None = None
+        self.latest_exact: Machine | None = None
         self._next_id = first_id
         self._routes: dict[int, Machine] = {}
         self._timers: list[tuple[int, int, Machine]] = []
@@ -142,9 +146,9 @@ class Coordinator(WriteQueue):
         else:
             self._exact.add(slot, change, token)
 
-    def has_ready(self) -> bool:
-        """Whether something became ready that `flush` should send."""
-        return super().has_ready() or self._exact.has_ready()
+    def has_ready(self, *, writes: bool = True, exact: bool = True) -> bool:
+        """Whether something became ready that should be sent; without `writes` or `exact`, something else than that."""
+        return (writes and super().has_ready()) or (exact and self._exact.has_ready())
 
     def scan(self, namespace: bytes, prefix: bytes, start: m.Position, count: int, token: Token) -> None:
         """Queue the listing of the keys of a namespace that begin with `prefix`, in the group of the shard of `start`
@@ -166,6 +170,13 @@ class Coordinator(WriteQueue):
 
     def flush(self, now_us: int) -> None:
         """Send what is queued: per group, one batch of reads and one of writes (more where bounds ask for it)."""
+        self.flush_reads(now_us)
+        self.flush_scans(now_us)
+        self.flush_exact(now_us)
+        self.flush_writes(now_us)
+
+    def flush_reads(self, now_us: int) -> None:
+        """Send the reads that are queued."""
         if self._reads:
             reads, self._reads = self._reads, {}
             if self._direct:
@@ -175,22 +186,36 @@ class Coordinator(WriteQueue):
                     part = slots[at : at + m.READ_SLOTS_MAX]
                     batch = ReadBatch(self, group, part, [reads[slot] for slot in part], now_us)
                     self.schedule(batch)
+                    self.latest_reads = batch
         if self._full_reads:
             full_reads, self._full_reads = self._full_reads, {}
             if self._direct:
                 full_reads = self._direct.reads(full_reads, True, now_us)
             for group, slots in self._by_group(full_reads):
                 self.settle(group, slots, [full_reads[slot] for slot in slots], now_us, now_us)
+
+    def flush_scans(self, now_us: int) -> None:
+        """Send the listings that are queued."""
         if self._scans:
             scans, self._scans = self._scans, []
             for namespace, prefix, start, count, token in scans:
                 self.schedule(ScanPart(self, namespace, prefix, start, count, token, now_us))
+
+    def flush_exact(self, now_us: int) -> None:
+        """Begin the compare-and-sets that are queued, of slots that are free."""
         if self._exact.has_ready():
             self._exact.flush(now_us)
+
+    def flush_writes(self, now_us: int) -> None:
+        """Send the writes that are queued."""
         if self._ready:
             ready, self._ready = self._ready, {}
             self._in_flight.update(ready)
             self._route(ready, now_us)
+
+    def ready_counts(self) -> tuple[int, int, int]:
+        """How many slots' reads, and writes, are queued, and how many compare-and-sets."""
+        return len(self._reads) + len(self._full_reads), len(self._ready), self._exact.ready_count
 
     def receive(self, node: int, reply: m.Reply, now_us: int) -> None:
         """Take a node's reply. One that answers nothing in flight is only good for its clock."""
@@ -501,9 +526,13 @@ class Coordinator(WriteQueue):
         for unit in units:
             cost = sum(len(write.value) + len(write.slot) + 256 for write in unit)
             if batch and (len(batch) + len(unit) > BATCH_COUNT_MAX or size + cost > m.BATCH_BYTES_MAX):
-                self.schedule(WriteBatch(self, group, batch, now_us))
+                self._schedule_write(group, batch, now_us)
                 batch, size = [], 0
             batch += unit
             size += cost
         if batch:
-            self.schedule(WriteBatch(self, group, batch, now_us))
+            self._schedule_write(group, batch, now_us)
+
+    def _schedule_write(self, group: Group, batch: list[PendingWrite], now_us: int) -> None:
+        self.latest_writes = machine = WriteBatch(self, group, batch, now_us)
+        self.schedule(machine)

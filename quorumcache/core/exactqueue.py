@@ -41,6 +41,11 @@ class ExactQueue:
         """Whether `flush` has something to do."""
         return bool(self._ready)
 
+    @property
+    def ready_count(self) -> int:
+        """How many wait for `flush`."""
+        return len(self._ready)
+
     def flush(self, now_us: int) -> None:
         """Begin those whose slot is free."""
         ready, self._ready = self._ready, []
@@ -82,7 +87,9 @@ class ExactQueue:
         change = asked[0][0]
         if isinstance(change, Addition):
             change = Additions([each for each, _ in asked if isinstance(each, Addition)])
-        self._context.schedule(ExactWrite(self._context, slot, change, asked, end_us, now_us, self._ended))
+        context = self._context
+        context.latest_exact = machine = ExactWrite(context, slot, change, asked, end_us, now_us, self._ended)
+        context.schedule(machine)
 
     def _ended(self, slot: bytes, change: Changer, asked: Asked, outcome: Outcome, now_us: int) -> None:
         outcomes = change.outcomes(outcome) if isinstance(change, Additions) else [outcome]
