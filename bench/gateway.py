@@ -35,6 +35,7 @@ from quorumcache.client import Client
 from quorumcache.core.config import NamespaceInfo, SignedConfiguration
 from quorumcache.gateway.redis import RedisGateway, Settings
 from quorumcache.gateway.redis.settings import DatabaseNames
+from quorumcache.node.collecting import collect_seldom, keep_what_is_there
 from quorumcache.wire.keys import SigningKey
 
 TESTS = "set,get,incr,sadd,hset,mset"
@@ -48,10 +49,12 @@ KEYS = 10_000
 
 def _gateway_process(signed: SignedConfiguration, seed: bytes, strings: str, pipe: Connection) -> None:
     async def main() -> None:
+        collect_seldom()
         databases = {0: DatabaseNames(strings)} if strings else {}
         async with await Client.connect(signed, key=SigningKey(seed)) as client:
             gateway = RedisGateway(client, Settings(port=0, databases=databases))
             await gateway.start()
+            keep_what_is_there()
             pipe.send(gateway.port)
             await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
             await gateway.stop()

@@ -153,8 +153,10 @@ async def _serve(cluster: Path, connect: dict[str, Any], settings: Settings, wat
     from quorumcache.client import Client
     from quorumcache.errors import Misuse
     from quorumcache.gateway.redis import RedisGateway
+    from quorumcache.node.collecting import collect_seldom, keep_what_is_there
 
     end = end_of_service(with_stdin=watch_stdin)
+    collect_seldom()
     async with await Client.connect(cluster, **connect) as client:
         gateway = RedisGateway(client, settings)
         try:
@@ -169,5 +171,6 @@ async def _serve(cluster: Path, connect: dict[str, Any], settings: Settings, wat
             f"Serving cluster {client.configuration.cluster_id} ({may}) on {scheme}://{settings.host}:{gateway.port}",
             err=True,
         )
+        keep_what_is_there()
         await end.wait()
         await gateway.stop()

@@ -65,8 +65,10 @@ async def _serve(
     from quorumcache.client import Client
     from quorumcache.errors import Misuse
     from quorumcache.gateway.http import HttpGateway
+    from quorumcache.node.collecting import collect_seldom, keep_what_is_there
 
     end = end_of_service(with_stdin=watch_stdin)
+    collect_seldom()
     async with await Client.connect(cluster, **connect) as client:
         gateway = HttpGateway(client, host=host.strip("[]"), port=port, any_name=any_name)
         try:
@@ -77,5 +79,6 @@ async def _serve(
         typer.echo(
             f"Serving cluster {client.configuration.cluster_id} ({may}) on http://{host}:{gateway.port}", err=True
         )
+        keep_what_is_there()
         await end.wait()
         await gateway.stop()

@@ -3,8 +3,7 @@ operations are."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 from quorumcache.core.outcome import DENIED, MISMATCH, UNKNOWN, Failed, Outcome
 from quorumcache.errors import (
@@ -16,12 +15,22 @@ from quorumcache.errors import (
 )
 
 
+class Receiver(Protocol):
+    """Takes the outcomes of a bulk operation: a future, or what goes on with them at once."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, outcomes: list[Outcome], /) -> None:
+        """Take the outcomes. Must not raise."""
+
+
 class Many:
     """Collects the outcomes of a bulk operation."""
 
     __slots__ = ("future", "left", "outcomes")
 
-    def __init__(self, future: asyncio.Future[list[Outcome]], count: int) -> None:
+    def __init__(self, future: Receiver, count: int) -> None:
         self.future = future
         self.left = count
         self.outcomes: list[Any] = [None] * count

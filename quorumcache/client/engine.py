@@ -245,6 +245,13 @@ class Engine:
             return True
         return False
 
+    def admit_all(self, count: int) -> bool:
+        """Take places for so many operations; False, and none is taken, where there are fewer."""
+        if self._operations + count > OPERATIONS_MAX:
+            return False
+        self._operations += count
+        return True
+
     async def admitted(self) -> None:
         """Wait for a place, and take it."""
         while self._operations >= OPERATIONS_MAX:

@@ -6,14 +6,18 @@ know what they are for.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from quorumcache.client.bulk import Many, Part
+from quorumcache.client.bulk import Many, Part, Receiver
 from quorumcache.client.client import Client
 from quorumcache.client.exact import write_of, written
 from quorumcache.core.exactwrite import Changer
 from quorumcache.core.outcome import Outcome
+
+if TYPE_CHECKING:
+    from quorumcache.client.engine import Engine
 
 
 class ReadSlot(NamedTuple):
@@ -45,42 +49,71 @@ class ChangeSlot(NamedTuple):
 Operation = ReadSlot | WriteSlot | ChangeSlot
 
 
+class _Plain(Part):
+    """A plain write that goes by compare-and-set."""
+
+    __slots__ = ()
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        super().set_result(written(outcome))
+
+
 async def run_mixed(client: Client, parts: Sequence[Operation]) -> list[Outcome]:
     """Run operations of any namespaces over the client's sessions, all at once; their outcomes, in order.
 
     Of several on one slot the order is not said. Raises Misuse where the client is closed; failures are outcomes.
     """
-    client._check_usable()
     if not parts:
+        client._check_usable()
         return []
     engine = client._engine
-    core, flights = engine.core, engine.flights
-    many = Many(engine.loop.create_future(), len(parts))
-    plain: list[int] = []  # Plain writes that go by compare-and-set: where they are.
+    future: asyncio.Future[list[Outcome]] = engine.loop.create_future()
+    if begin_mixed(client, parts, future):
+        return await future
+    many = Many(future, len(parts))
     try:
         for i, part in enumerate(parts):
             if not engine.admit():
                 engine.kick()
                 await engine.admitted()
-                core = engine.core  # The cluster may have moved on meanwhile.
-            if type(part) is ReadSlot:
-                core.read(part.slot, Part(many, i))
-                continue
-            if len(flights):
-                flights.overtake(part.slot)
-            if isinstance(part, ChangeSlot):
-                core.exact(part.slot, part.change, Part(many, i))
-                continue
-            writer, slot, kind, value, expires_at_us, base_expires_at_us = part  # type: ignore[misc]
-            if writer._type == "exact":
-                core.exact(slot, write_of(kind, value, expires_at_us), Part(many, i))
-                plain.append(i)
-            else:
-                seal = writer._seal if value else None
-                core.write(slot, kind, value, expires_at_us, Part(many, i), b"", base_expires_at_us, seal=seal)
+            _queue(engine, part, many, i)
     finally:
         engine.kick()
-    outcomes = await many.future
-    for i in plain:
-        outcomes[i] = written(outcomes[i])
-    return outcomes
+    return await future
+
+
+def begin_mixed(client: Client, parts: Sequence[Operation], receiver: Receiver) -> bool:
+    """As `run_mixed`, for one or more, but what comes of them goes to `receiver`, from within the loop. False, and
+    nothing was begun, where the client has too many operations under way. Raises Misuse."""
+    client._check_usable()
+    engine = client._engine
+    if not engine.admit_all(len(parts)):
+        return False
+    many = Many(receiver, len(parts))
+    begun = 0
+    try:
+        for part in parts:
+            _queue(engine, part, many, begun)
+            begun += 1
+    finally:
+        engine.leave(len(parts) - begun)
+        engine.kick()
+    return True
+
+
+def _queue(engine: Engine, part: Operation, many: Many, i: int) -> None:
+    core = engine.core
+    if type(part) is ReadSlot:
+        core.read(part.slot, Part(many, i))
+        return
+    if len(engine.flights):
+        engine.flights.overtake(part.slot)
+    if isinstance(part, ChangeSlot):
+        core.exact(part.slot, part.change, Part(many, i))
+        return
+    writer, slot, kind, value, expires_at_us, base_expires_at_us = part  # type: ignore[misc]
+    if writer._type == "exact":
+        core.exact(slot, write_of(kind, value, expires_at_us), _Plain(many, i))
+    else:
+        seal = writer._seal if value else None
+        core.write(slot, kind, value, expires_at_us, Part(many, i), b"", base_expires_at_us, seal=seal)

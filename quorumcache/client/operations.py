@@ -120,7 +120,8 @@ class Operations:
         if writes is not None and len(engine.flights):
             for slot in slots:
                 engine.flights.overtake(slot)
-        many = Many(engine.loop.create_future(), len(slots))
+        future: asyncio.Future[list[Outcome]] = engine.loop.create_future()
+        many = Many(future, len(slots))
         try:
             for i, slot in enumerate(slots):
                 if not engine.admit():
@@ -137,7 +138,7 @@ class Operations:
                     core.write(slot, kind, value, expires_at_us, Part(many, i), seal=self._seal)
         finally:
             engine.kick()
-        outcomes = await many.future
+        outcomes = await future
         return list(map(written, outcomes)) if self._is_exact and writes is not None else outcomes
 
     def _base_slot(self, key: Key) -> bytes:

@@ -1,7 +1,7 @@
-"""How a process that runs a node collects garbage: seldom, and not what it began with.
+"""How a process that runs a node or a gateway collects garbage: seldom, and not what it began with.
 
-Entries are many, live long and form no cycles: the collector's walks over them find nothing, cost much, and keep all
-sessions waiting. It must not know nodes.
+Entries are many and live long, requests are many and live for a moment, and none form cycles: the collector's walks
+over them find nothing, cost much, and keep all sessions waiting. It must not know nodes.
 """
 
 from __future__ import annotations

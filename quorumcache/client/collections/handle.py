@@ -5,13 +5,14 @@ A handle names one key and holds nothing of its value. It must not know how oper
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from quorumcache.client.bulk import Many, Part
 from quorumcache.core.model import DELETE, PUT, header_expires_at
-from quorumcache.core.outcome import Found, Missed
+from quorumcache.core.outcome import Found, Missed, Outcome
 from quorumcache.core.types.base import NAME_BYTES_MAX, field_name, field_of, field_slot, generation_of, name_field
 from quorumcache.errors import InvalidKey, Misuse
 
@@ -128,7 +129,8 @@ class Handle:
             return
         engine = client._engine
         client._check_usable()
-        many = Many(engine.loop.create_future(), len(changes))
+        future: asyncio.Future[list[Outcome]] = engine.loop.create_future()
+        many = Many(future, len(changes))
         try:
             for i, change in enumerate(changes):
                 if not engine.admit():
@@ -139,7 +141,7 @@ class Handle:
                 engine.core.write(slot, kind, value, 0, Part(many, i), details, expires_at_us, seal=seal)
         finally:
             engine.kick()
-        client._check_many(list(names), await many.future)
+        client._check_many(list(names), await future)
 
     def _name(self, name: Name) -> bytes:
         return name_bytes(name, self.type)

@@ -1,6 +1,7 @@
 """One client's connection: bytes in, requests to its session, replies out; with bounds on what waits on either side.
 
-One task per connection, and none per request. It must not know commands.
+One task per connection, and none per request: the task does what has to wait for something else than the cluster, and
+rests while requests go straight from the socket to the client and back (`_begin`). It must not know commands.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from quorumcache.gateway.redis.encoding import encode
 from quorumcache.gateway.redis.faults import Fault
 from quorumcache.gateway.redis.parsing import ProtocolFault, Requests
+from quorumcache.gateway.redis.running import Running
 from quorumcache.gateway.redis.session import CALLS_MAX, Session
 
 if TYPE_CHECKING:
@@ -29,7 +31,12 @@ class Connection(asyncio.Protocol):
     def __init__(self, gateway: RedisGateway) -> None:
         self._gateway = gateway
         self._requests = Requests()
+        #: What its task waits for: something to do.
         self._waiter: asyncio.Future[None] | None = None
+        #: Requests that run without the task, and those that were taken for it.
+        self._running: Running | None = None
+        self._is_running = False
+        self._taken: list[list[bytes]] = []
         self._drained: asyncio.Future[None] | None = None
         self._is_paused = False
         self._wants_end = False
@@ -61,7 +68,9 @@ class Connection(asyncio.Protocol):
             return
         self._requests.feed(data)
         self._account()
-        if not self._wake() and self.held_bytes > _AHEAD_BYTES_MAX and not self._is_paused:
+        if self.is_idle:
+            self._begin()
+        elif self.held_bytes > _AHEAD_BYTES_MAX and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
 
@@ -80,13 +89,17 @@ class Connection(asyncio.Protocol):
         if self._task is None:
             return False
         self._wants_end = True
-        self._wake()
+        if self.is_idle:
+            self._wake()
         return self._transport.get_extra_info("sslcontext") is None
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._task is not None:
             self._task.cancel()
             self._task = None
+            if self._running is not None:
+                self._running.stop()
+                self._running = None
             self._gateway.leave(self)
         self.resume_writing()
 
@@ -95,7 +108,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether it waits for its client."""
-        return self._waiter is not None
+        return self._waiter is not None and not self._is_running
 
     def push(self, message: list[Any]) -> None:
         """Send what was not asked for: after the replies that are being made, if any."""
@@ -103,7 +116,7 @@ class Connection(asyncio.Protocol):
         encode(out, message, self.session.resp3)
         data = b"".join(out)
         self._pushed_bytes += len(data)
-        if self._waiter is not None:
+        if self.is_idle:
             self._transport.write(data)
             self._pushed_bytes = 0
         else:
@@ -125,32 +138,72 @@ class Connection(asyncio.Protocol):
 
     # --- inside ---
 
-    def _wake(self) -> bool:
-        """Let the task go on, if it waits for its client."""
+    def _wake(self) -> None:
+        """Let the task go on, if it waits."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-        return waiter is not None
+
+    def _begin(self) -> None:
+        """Run what came without the task, as far as that goes; then wake it for the rest."""
+        while self._waiter is not None and self._drained is None and not self._wants_end:
+            try:
+                batch = self._take()
+            except ProtocolFault as fault:
+                self._fault = fault
+                break
+            if not batch:
+                self._go_on_reading()
+                return
+            self.session.active_s = self._gateway.loop.time()
+            self._is_running = True
+            running = self.session.begin(batch, self._answer)
+            if running is None:
+                self._is_running = False
+                self._taken = batch
+                break
+            if self._is_running:
+                self._running = running
+                return
+        self._wake()
+
+    def _answer(self, answer: bytes | Exception) -> None:
+        """What `_begin` began has ended."""
+        was_waited_for, self._running, self._is_running = self._running is not None, None, False
+        if self._task is None:
+            return
+        if isinstance(answer, Exception):
+            waiter, self._waiter = self._waiter, None
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(answer)
+            return
+        self._transport.write(answer)
+        self._send_pushes()
+        if was_waited_for:
+            self._begin()
+
+    def _go_on_reading(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
 
     async def _run(self) -> None:
         session = self.session
         try:
             while not session.is_ending:
-                batch = self._take()
+                if self._drained is not None:
+                    await self._drained
+                batch, self._taken = self._taken or self._take(), []
                 if not batch:
                     if self._wants_end:
                         break
                     self._send_pushes()
-                    if self._is_paused:
-                        self._is_paused = False
-                        self._transport.resume_reading()
+                    self._go_on_reading()
                     self._waiter = waiter = self._gateway.loop.create_future()
                     await waiter
                     continue
                 session.active_s = self._gateway.loop.time()
                 self._transport.write(await session.answer(batch))
-                if self._drained is not None:
-                    await self._drained
             self._send_pushes()
             self._transport.close()
         except ProtocolFault as fault:

@@ -17,7 +17,7 @@ from quorumcache.gateway.redis.channels import Channels
 from quorumcache.gateway.redis.connection import Connection
 from quorumcache.gateway.redis.cursors import Cursors
 from quorumcache.gateway.redis.database import Database
-from quorumcache.gateway.redis.gathering import Gathering
+from quorumcache.gateway.redis.deadlines import Deadlines
 from quorumcache.gateway.redis.notifications import Notifications
 from quorumcache.gateway.redis.scripting import Scripts
 from quorumcache.gateway.redis.settings import DATABASES, DatabaseNames, Settings
@@ -41,7 +41,7 @@ class RedisGateway:
         self.client = client
         self.settings = settings
         self.databases = databases_of(client, settings)
-        self.gathering = Gathering(client)
+        self.deadlines = Deadlines(asyncio.get_running_loop(), settings.timeout_s)
         self.channels = Channels()
         parts = [part for database in self.databases.values() for _, part in database.parts]
         self.notifications = Notifications(self.channels, parts)
@@ -86,6 +86,7 @@ class RedisGateway:
         for connection in list(self.connections):
             connection.abort()
         await asyncio.sleep(0)
+        self.deadlines.stop()
         if self._server is not None:
             await self._server.wait_closed()
 

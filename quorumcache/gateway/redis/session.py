@@ -12,7 +12,7 @@ from quorumcache.errors import QuorumCacheError
 from quorumcache.gateway.redis.encoding import encode
 from quorumcache.gateway.redis.faults import NO_AUTH, Fault, fault_of, unknown_command
 from quorumcache.gateway.redis.routing import routed
-from quorumcache.gateway.redis.running import Numbered, run_calls
+from quorumcache.gateway.redis.running import Numbered, Running, run_calls
 from quorumcache.gateway.redis.table import Call, Command, find
 
 if TYPE_CHECKING:
@@ -74,6 +74,47 @@ class Session:
             encode(out, reply, resp3)
         return b"".join(out)
 
+    def begin(self, requests: list[list[bytes]], ended: Callable[[bytes | Exception], None]) -> Running | None:
+        """As `answer`, but without a task, where that can be: for commands that are steps, outside of transactions.
+        Their replies' bytes go to `ended`, perhaps at once; or what was raised that must not be. None where it cannot
+        be, and nothing was begun."""
+        if self.queue is not None or not self.is_authenticated or self.channels or self.patterns:
+            return None
+        commands: list[Command] = []
+        for arguments in requests:
+            command = find(arguments[0])
+            if command is None or command.kind != "steps" or command.check(arguments) is not None:
+                return None
+            commands.append(command)
+        gateway, resp3 = self.gateway, self.resp3
+        gateway.commands_count += len(requests)
+        self.last_command = commands[-1].name
+        database = gateway.databases[self.database]
+        replies: list[Any] = [None] * len(requests)
+        together: list[Numbered] = []
+        for number, arguments in enumerate(requests):
+            call = Call(commands[number], arguments, self, database)
+            if database.routes:
+                try:
+                    call = routed(call)
+                except Fault as fault:
+                    replies[number] = fault
+                    continue
+            together.append((number, call))
+
+        def finish(bug: Exception | None) -> None:
+            if bug is not None:
+                ended(bug)
+                return
+            out: list[bytes] = []
+            for reply in replies:
+                encode(out, reply, resp3)
+            ended(b"".join(out))
+
+        running = Running(gateway.client, gateway.deadlines, together, replies, finish)
+        running.start()
+        return running
+
     async def run(self, requests: list[list[bytes]], *, queues: bool) -> tuple[list[Any], list[bool]]:
         """Run requests in order: each one's reply, and whether it goes out in RESP3. `queues`: those after MULTI wait
         for EXEC."""
@@ -101,11 +142,11 @@ class Session:
             if command.kind == "steps":
                 together.append((number, call))
                 if len(together) == CALLS_MAX:
-                    await run_calls(gateway.gathering, together, replies, gateway.settings.timeout_s)
+                    await run_calls(gateway.client, gateway.deadlines, together, replies)
                     together = []
                 continue
             if command.kind == "alone" and together:
-                await run_calls(gateway.gathering, together, replies, gateway.settings.timeout_s)
+                await run_calls(gateway.client, gateway.deadlines, together, replies)
                 together = []
             try:
                 reply = command.run(call)
@@ -116,7 +157,7 @@ class Session:
                 replies[number] = fault_of(error)
             protocols[number] = self.resp3
         if together:
-            await run_calls(gateway.gathering, together, replies, gateway.settings.timeout_s)
+            await run_calls(gateway.client, gateway.deadlines, together, replies)
         return replies, protocols
 
     def _checked(self, arguments: list[bytes], queues: bool) -> Command | Fault | str:

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from quorumcache.client import Client
 from quorumcache.errors import Misuse
-from quorumcache.gateway.redis import RedisGateway, Settings, gathering
+from quorumcache.gateway.redis import RedisGateway, Settings, running
 from quorumcache.gateway.redis.session import CALLS_MAX, QUEUE_MAX, SUBSCRIPTIONS_MAX
 from quorumcache.gateway.redis.settings import DatabaseNames
 from quorumcache.testing import LocalCluster
@@ -34,13 +34,13 @@ async def test_a_pipeline_is_a_batch_and_keeps_the_order_of_each_key(
     gateway: RedisGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    run_mixed = gathering.run_mixed
+    begin_mixed = running.begin_mixed
 
-    async def counted(client: Client, parts: Any) -> Any:
+    def counted(client: Client, parts: Any, receiver: Any) -> bool:
         steps.append(len(parts))
-        return await run_mixed(client, parts)
+        return begin_mixed(client, parts, receiver)
 
-    monkeypatch.setattr(gathering, "run_mixed", counted)
+    monkeypatch.setattr(running, "begin_mixed", counted)
     async with Redis(port=gateway.port) as r:
         pipe = r.pipeline(transaction=False)
         for i in range(40):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quorumcache.client import Client
+from quorumcache.client.bulk import Receiver
 from quorumcache.client.mixed import ChangeSlot, ReadSlot
 from quorumcache.core.model import PUT, encode_header, stamp_of
 from quorumcache.core.outcome import (
@@ -28,14 +30,37 @@ from quorumcache.core.outcome import (
     Unchanged,
     Written,
 )
-from quorumcache.errors import Misuse
-from quorumcache.gateway.redis import Settings, gathering
+from quorumcache.errors import Misuse, QuorumCacheError
+from quorumcache.gateway.redis import Settings, running
 from quorumcache.gateway.redis.commands.strings import write_strings
 from quorumcache.gateway.redis.database import check_written
+from quorumcache.gateway.redis.deadlines import Deadlines
 from quorumcache.gateway.redis.faults import Fault
-from quorumcache.gateway.redis.gathering import Lane
-from quorumcache.gateway.redis.running import _levels
+from quorumcache.gateway.redis.running import Running, _levels
 from quorumcache.gateway.redis.table import COMMANDS, Call, Steps, find
+
+
+class _Clock:
+    """A loop's clock, set by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 5.0
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def time(self) -> float:
+        return self.now_s
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> None:
+        self.timers.append((self.now_s + delay_s, call))
+
+    def go_on(self, seconds: float) -> None:
+        end_s = self.now_s + seconds
+        while self.timers and min(self.timers)[0] <= end_s:
+            timer = min(self.timers)
+            self.timers.remove(timer)
+            self.now_s = timer[0]
+            timer[1]()
+        self.now_s = end_s
 
 
 class _Place(NamedTuple):
@@ -78,21 +103,164 @@ def test_other_machines_need_a_password_and_tls() -> None:
 
 
 class _Nodes:
-    """In the place of a cluster: batches that wait until they are let go."""
+    """In the place of a cluster: what is asked of it waits until it is told to answer."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked: list[bytes] = []
-        self.way = asyncio.Event()
-        monkeypatch.setattr(gathering, "run_mixed", self._run)
+        self.asked: list[list[bytes]] = []
+        self.receivers: list[Receiver] = []
+        self.fault: QuorumCacheError | None = None
+        self.is_full = False
+        self.place = asyncio.Event()
+        monkeypatch.setattr(running, "begin_mixed", self._begin)
+        monkeypatch.setattr(running, "run_mixed", self._run)
+
+    def _begin(self, client: Client, parts: Sequence[ReadSlot], receiver: Receiver) -> bool:
+        if self.fault is not None:
+            raise self.fault
+        if self.is_full:
+            return False
+        self.asked.append([part.slot for part in parts])
+        self.receivers.append(receiver)
+        return True
 
     async def _run(self, client: Client, parts: Sequence[ReadSlot]) -> list[Any]:
-        self.asked += [part.slot for part in parts]
-        await self.way.wait()
+        await self.place.wait()
+        if self.fault is not None:
+            raise self.fault
         return [Missed(4) for _ in parts]
 
+    def answer(self, at: int) -> None:
+        if not self.receivers[at].done():
+            self.receivers[at].set_result([Missed(4) for _ in self.asked[at]])
 
-def _ask(lane: Lane, slot: bytes) -> asyncio.Task[Any]:
-    return asyncio.create_task(lane.run([ReadSlot(slot)]))
+
+class _Commands:
+    """Commands of one connection, run against `_Nodes`."""
+
+    def __init__(self, deadlines: Deadlines, *runs: Callable[[Call], Steps]) -> None:
+        self.ends: list[Exception | None] = []
+        self.replies: list[Any] = [None] * len(runs)
+        calls = []
+        for number, run in enumerate(runs):
+            command = replace(COMMANDS[b"get"], run=run)
+            calls.append((number, Call(command, [b"GET", b"k%d" % number], cast(Any, None), cast(Any, _Place(0)))))
+        self.running = Running(cast(Client, None), deadlines, calls, self.replies, self.ends.append)
+        self.running.start()
+
+
+def _reading(*slots: bytes) -> Callable[[Call], Steps]:
+    """One step per slot; the reply is how many there were."""
+
+    def run(call: Call) -> Steps:
+        for slot in slots:
+            yield [ReadSlot(slot)]
+        return len(slots)
+
+    return run
+
+
+async def _deadlines(timeout_s: float = 3600.0) -> Deadlines:
+    return Deadlines(asyncio.get_running_loop(), timeout_s)
+
+
+async def test_commands_go_forward_in_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, deadlines = _Nodes(monkeypatch), await _deadlines()
+    commands = _Commands(deadlines, _reading(b"a", b"b"), _reading(), _reading(b"c"), _reading(b"d", b"e", b"f"))
+    assert nodes.asked == [[b"a", b"c", b"d"]]
+    nodes.answer(0)
+    assert nodes.asked[1:] == [[b"b", b"e"]]
+    nodes.answer(1)
+    assert commands.replies == [2, 0, 1, None]
+    assert commands.ends == []
+    nodes.answer(2)
+    assert commands.replies == [2, 0, 1, 3]
+    assert commands.ends == [None]
+    assert len(deadlines) == 0
+
+
+async def test_many_operations_of_a_step_leave_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, deadlines = _Nodes(monkeypatch), await _deadlines()
+    brought: list[int] = []
+
+    def run(call: Call) -> Steps:
+        brought.append(len((yield [ReadSlot(b"%d" % i) for i in range(2500)])))
+        return "OK"
+
+    commands = _Commands(deadlines, run)
+    for at, count in enumerate((1024, 1024, 452)):
+        assert len(nodes.asked) == at + 1
+        assert len(nodes.asked[at]) == count
+        nodes.answer(at)
+    assert brought == [2500]
+    assert commands.replies == ["OK"]
+
+
+async def test_a_command_whose_time_is_over_ends_and_what_comes_late_is_for_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = _Clock()
+    nodes, deadlines = _Nodes(monkeypatch), Deadlines(cast(asyncio.AbstractEventLoop, clock), 0.01)
+    commands = _Commands(deadlines, _reading(b"a", b"b"), _reading(b"c"))
+    clock.go_on(0.02)
+    assert {str(reply) for reply in commands.replies} == {"UNAVAILABLE no result within 0.01 s: too few nodes answered"}
+    nodes.answer(0)
+    assert nodes.asked == [[b"a", b"c"]]
+    assert commands.ends == [None]
+    assert len(deadlines) == 0
+
+
+async def test_each_step_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten steps, each of which takes six tenths of the time there is for one."""
+    clock = _Clock()
+    nodes, deadlines = _Nodes(monkeypatch), Deadlines(cast(asyncio.AbstractEventLoop, clock), 1.0)
+    commands = _Commands(deadlines, _reading(*(b"%d" % i for i in range(10))))
+    for at in range(10):
+        clock.go_on(0.6)
+        nodes.answer(at)
+    assert commands.replies == [10]
+    late = _Commands(deadlines, _reading(b"late"))
+    clock.go_on(0.99)
+    assert late.ends == []
+    clock.go_on(0.02)
+    assert late.ends == [None]
+    clock.go_on(10.0)
+    assert clock.timers == []
+
+
+async def test_commands_behind_one_whose_time_is_over_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = _Clock()
+    nodes, deadlines = _Nodes(monkeypatch), Deadlines(cast(asyncio.AbstractEventLoop, clock), 1.0)
+    ends: list[Exception | None] = []
+    replies: list[Any] = [None, None]
+    calls = []
+    for number, name in enumerate((b"set", b"get")):
+        command = replace(COMMANDS[name], run=_reading(b"%d" % number))
+        calls.append((number, Call(command, [name, b"k", b"v"], cast(Any, None), cast(Any, _Place(0)))))
+    Running(cast(Client, None), deadlines, calls, replies, ends.append).start()
+    assert nodes.asked == [[b"0"]]
+    clock.go_on(1.01)
+    assert nodes.asked == [[b"0"], [b"1"]]
+    nodes.answer(1)
+    assert str(replies[0]).startswith("UNAVAILABLE")
+    assert replies[1] == 1
+    assert ends == [None]
+
+
+async def test_a_client_that_can_do_nothing_answers_all_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there are: not one call within another."""
+    nodes, deadlines = _Nodes(monkeypatch), await _deadlines()
+    nodes.fault = Misuse("the client is closed")
+    count = 5000
+    calls = []
+    replies: list[Any] = [None] * count
+    ends: list[Exception | None] = []
+    for number in range(count):
+        command = replace(COMMANDS[b"append"], run=_reading(b"a"))
+        calls.append((number, Call(command, [b"APPEND", b"k", b"v"], cast(Any, None), cast(Any, _Place(0)))))
+    Running(cast(Client, None), deadlines, calls, replies, ends.append).start()
+    assert ends == [None]
+    assert all("the client is closed" in str(reply) for reply in replies)
+    assert len(deadlines) == 0
 
 
 async def _turns() -> None:
@@ -100,37 +268,53 @@ async def _turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_comes_while_a_batch_is_on_its_way_leaves_together_when_it_is_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    nodes, lane = _Nodes(monkeypatch), Lane(cast(Client, None), 3600.0)
-    tasks = [_ask(lane, b"a"), _ask(lane, b"b")]
+@pytest.mark.parametrize("fails", [False, True])
+async def test_where_there_are_no_places_commands_wait_for_them(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    nodes, deadlines = _Nodes(monkeypatch), await _deadlines()
+    nodes.is_full = True
+    commands = _Commands(deadlines, _reading(b"a"))
     await _turns()
-    assert nodes.asked == [b"a", b"b"]
-    tasks += [_ask(lane, b"c"), _ask(lane, b"d")]
+    assert commands.ends == []
+    if fails:
+        nodes.fault = Misuse("the client is closed")
+    nodes.place.set()
     await _turns()
-    given_up = _ask(lane, b"given up")
-    await _turns()
-    given_up.cancel()
-    assert nodes.asked == [b"a", b"b"]
-    nodes.way.set()
-    assert await asyncio.gather(*tasks) == [[Missed(4)]] * 4
-    assert nodes.asked == [b"a", b"b", b"c", b"d"]
-    assert await _ask(lane, b"e") == [Missed(4)]
+    assert commands.ends == [None]
+    assert "the client is closed" in str(commands.replies[0]) if fails else commands.replies == [1]
 
 
-async def test_a_batch_that_does_not_come_back_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes, lane = _Nodes(monkeypatch), Lane(cast(Client, None), 0.001)
-    first = _ask(lane, b"first")
-    await _turns()
-    others = [_ask(lane, b"other") for _ in range(3)]
-    for _ in range(500):
-        if len(nodes.asked) == 4:
-            break
-        await asyncio.sleep(0.01)
-    assert nodes.asked == [b"first", b"other", b"other", b"other"]
-    nodes.way.set()
-    await asyncio.gather(first, *others)
+async def test_who_leaves_is_told_nothing_and_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, deadlines = _Nodes(monkeypatch), await _deadlines()
+    closed: list[bool] = []
+
+    def run(call: Call) -> Steps:
+        try:
+            yield [ReadSlot(b"a")]
+        finally:
+            closed.append(True)
+        return 1
+
+    commands = _Commands(deadlines, run)
+    commands.running.stop()
+    assert closed == [True]
+    assert len(deadlines) == 0
+    assert nodes.receivers[0].done()
+    nodes.answer(0)
+    assert commands.ends == []
+
+
+async def test_a_fault_of_ours_ends_the_commands_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, deadlines = _Nodes(monkeypatch), await _deadlines()
+
+    def run(call: Call) -> Steps:
+        yield [ReadSlot(b"a")]
+        raise ZeroDivisionError
+
+    commands = _Commands(deadlines, run, _reading(b"b", b"c"))
+    nodes.answer(0)
+    assert [type(bug) for bug in commands.ends] == [ZeroDivisionError]
+    assert len(deadlines) == 0
+    assert len(nodes.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ async def _run_if_unchanged(
     results: list[object] = [None]
     command_ = replace(call.command, run=lambda inner: edit(inner, key, make, kind=ANY), kind="steps")
     steps = Call(command_, [b"EXEC", key], session, database)
-    await run_calls(session.gateway.gathering, [(0, steps)], results, session.gateway.settings.timeout_s)
+    await run_calls(session.gateway.client, session.gateway.deadlines, [(0, steps)], results)
     if isinstance(results[0], Fault):
         raise results[0]
     return None if is_other else replies
