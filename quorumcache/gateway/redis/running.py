@@ -1,4 +1,4 @@
-"""Commands of one connection run together: those that touch different keys at once, those of one key in their order.
+"""Commands of one connection run together, as far as nobody could tell their order (ordering.py).
 
 Each command is a generator of operations; all that run together go forward in step, and what they ask for in a step
 leaves as one batch: no task, lock, timer or round trip of their own. What many connections ask for at about the same
@@ -18,9 +18,8 @@ from quorumcache.errors import QuorumCacheError
 from quorumcache.gateway.redis.deadlines import Deadlines
 from quorumcache.gateway.redis.faults import Fault, fault_of
 from quorumcache.gateway.redis.folding import fold
-from quorumcache.gateway.redis.table import Call, Steps
-
-Numbered = tuple[int, Call]
+from quorumcache.gateway.redis.ordering import Numbered, turns_of
+from quorumcache.gateway.redis.table import Steps
 
 #: How many operations of one step leave at a time; what they bring back is in memory at once.
 _OPERATIONS_MAX: Final = 1024
@@ -59,12 +58,12 @@ class Running:
         "_deadlines",
         "_ended",
         "_followers",
-        "_levels",
         "_outcomes",
         "_parts",
         "_replies",
         "_running",
         "_task",
+        "_turns",
     )
 
     def __init__(
@@ -82,11 +81,11 @@ class Running:
         #: (number, number of the command that it went into).
         self._followers: list[tuple[int, int]] = []
         if len(calls) == 1:
-            self._levels = [calls]
+            self._turns = [calls]
         else:
             calls, self._followers = fold(calls)
-            self._levels = _levels(calls)
-            self._levels.reverse()
+            self._turns = turns_of(calls)
+            self._turns.reverse()
         #: What the commands of this step wait for: number, steps, how many operations.
         self._running: list[tuple[int, Steps, int]] = []
         self._parts: list[Operation] = []
@@ -105,7 +104,7 @@ class Running:
     def stop(self) -> None:
         """Forget all; `ended` will not be called. What left is under way all the same."""
         self._stop_asking()
-        self._levels = []
+        self._turns = []
         for _, steps, _ in self._running:
             steps.close()
         self._running = []
@@ -150,10 +149,10 @@ class Running:
     # --- inside ---
 
     def _go_on(self) -> None:
-        """Ask for what the commands of this step want; where none is left, begin those of the next level."""
+        """Ask for what the commands of this step want; where none is left, begin those of the next turn."""
         while True:
             while not self._running:
-                if not self._levels:
+                if not self._turns:
                     replies = self._replies
                     for number, leader in self._followers:
                         reply = replies[leader]
@@ -161,7 +160,7 @@ class Running:
                     self._end(None)
                     return
                 self._parts = []
-                for number, call in self._levels.pop():
+                for number, call in self._turns.pop():
                     self._advance(number, call.command.run(call), None)
             self._at = 0
             self._deadlines.begin(self)
@@ -255,27 +254,3 @@ class _Asked:
     def set_result(self, outcomes: list[Outcome], /) -> None:
         if self.running is not None:
             self.running.take(outcomes)
-
-
-def _levels(calls: list[Numbered]) -> list[list[Numbered]]:
-    """The commands in turns: each in the first turn after all those before it that it has a key in common with, unless
-    both only read."""
-    levels: list[list[Numbered]] = []
-    read_at: dict[tuple[int, bytes], int] = {}
-    written_at: dict[tuple[int, bytes], int] = {}
-    for each in calls:
-        call = each[1]
-        number, is_write = call.database.number, call.command.is_write
-        keys = [(number, key) for key in call.command.keys_of(call.arguments)]
-        level = 0
-        for key in keys:
-            level = max(level, written_at.get(key, -1) + 1, read_at.get(key, -1) + 1 if is_write else 0)
-        for key in keys:
-            if is_write:
-                written_at[key] = level
-            else:
-                read_at[key] = max(level, read_at.get(key, -1))
-        if level == len(levels):
-            levels.append([])
-        levels[level].append(each)
-    return levels

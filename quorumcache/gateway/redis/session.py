@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 from quorumcache.errors import QuorumCacheError
 from quorumcache.gateway.redis.encoding import encode
 from quorumcache.gateway.redis.faults import NO_AUTH, Fault, fault_of, unknown_command
+from quorumcache.gateway.redis.ordering import Numbered
 from quorumcache.gateway.redis.routing import routed
-from quorumcache.gateway.redis.running import Numbered, Running, run_calls
+from quorumcache.gateway.redis.running import Running, run_calls
 from quorumcache.gateway.redis.table import Call, Command, find
 
 if TYPE_CHECKING:

@@ -35,7 +35,8 @@ class Call(NamedTuple):
 @dataclass(frozen=True)
 class Command:
     """`arity`: how many words, its name among them; below 0: at least so many. `keys`: the first key's place, the
-    last's (below 0: from the end), and the step; (0, 0, 0) for none."""
+    last's (below 0: from the end), and the step; (0, 0, 0) for none. `fields`: likewise, of fields or members, for a
+    command of one key that touches only those."""
 
     name: str
     arity: int
@@ -47,6 +48,7 @@ class Command:
     #: "steps": a generator of operations; "alone": a coroutine, after all before it and before all after it; "at once":
     #: a plain function, which neither waits nor is waited for.
     kind: str
+    fields: tuple[int, int, int]
 
     @property
     def is_write(self) -> bool:
@@ -55,10 +57,11 @@ class Command:
 
     def keys_of(self, arguments: list[bytes]) -> list[bytes]:
         """The keys that a command names."""
-        first, last, step = self.keys
-        if not first:
-            return []
-        return arguments[first : (last + 1 or None) if last < 0 else last + 1 : step]
+        return _some(arguments, self.keys)
+
+    def fields_of(self, arguments: list[bytes]) -> list[bytes]:
+        """The fields or members that a command names, where it touches only those; else none."""
+        return _some(arguments, self.fields)
 
     def check(self, arguments: list[bytes]) -> Fault | None:
         """The error for a wrong number of words; None where it is right."""
@@ -68,12 +71,21 @@ class Command:
         return wrong_arguments(self.name)
 
 
+def _some(words: list[bytes], places: tuple[int, int, int]) -> list[bytes]:
+    first, last, step = places
+    return words[first : (last + 1 or None) if last < 0 else last + 1 : step] if first else []
+
+
 #: Lower-case name -> command. Filled where the commands are.
 COMMANDS: Final[dict[bytes, Command]] = {}
 
 NO_KEYS: Final = (0, 0, 0)
 ONE_KEY: Final = (1, 1, 1)
 ALL_KEYS: Final = (1, -1, 1)
+ONE_FIELD: Final = (2, 2, 1)
+ALL_FIELDS: Final = (2, -1, 1)
+#: Of fields and their values.
+PAIRS: Final = (2, -1, 2)
 
 
 def command(
@@ -84,6 +96,7 @@ def command(
     *,
     group: str,
     summary: str,
+    fields: tuple[int, int, int] = NO_KEYS,
 ) -> Callable[[Callable[[Call], Any]], Callable[[Call], Any]]:
     """Put what is decorated into the table."""
 
@@ -92,7 +105,7 @@ def command(
             kind = "steps"
         else:
             kind = "alone" if inspect.iscoroutinefunction(run) else "at once"
-        COMMANDS[name.encode()] = Command(name, arity, tuple(flags.split()), keys, group, summary, run, kind)
+        COMMANDS[name.encode()] = Command(name, arity, tuple(flags.split()), keys, group, summary, run, kind, fields)
         return run
 
     return put

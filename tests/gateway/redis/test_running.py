@@ -36,7 +36,8 @@ from quorumcache.gateway.redis.commands.strings import write_strings
 from quorumcache.gateway.redis.database import check_written
 from quorumcache.gateway.redis.deadlines import Deadlines
 from quorumcache.gateway.redis.faults import Fault
-from quorumcache.gateway.redis.running import Running, _levels
+from quorumcache.gateway.redis.ordering import turns_of
+from quorumcache.gateway.redis.running import Running
 from quorumcache.gateway.redis.table import COMMANDS, Call, Steps, find
 
 
@@ -65,30 +66,55 @@ class _Clock:
 
 class _Place(NamedTuple):
     number: int
+    is_exact: bool = False
 
 
-KEYED = (b"GET", b"SET", b"DEL", b"HSET", b"MGET")
+#: Commands with the words behind their key; those with a field or member touch nothing else.
+WHOLE = ((b"GET",), (b"SET", b"v"), (b"DEL",), (b"MGET",), (b"HGETALL",), (b"SMEMBERS",))
+FIELDS = {
+    "hash": (
+        (b"HSET", b"f", b"v"),
+        (b"HSET", b"g", b"v", b"f", b"v"),
+        (b"HGET", b"f"),
+        (b"HMGET", b"f", b"g"),
+        (b"HDEL", b"g"),
+    ),
+    "set": ((b"SADD", b"f"), (b"SREM", b"f", b"g"), (b"SISMEMBER", b"g")),
+}
 
 
-@given(st.lists(st.tuples(st.sampled_from(KEYED), st.sampled_from([b"a", b"b", b"c"]), st.integers(0, 1)), max_size=12))
-def test_commands_of_one_key_run_one_after_the_other_unless_both_read(given: list[tuple[bytes, bytes, int]]) -> None:
+@given(st.data(), st.sampled_from([("hash",), ("set",), ("hash", "set")]), st.booleans())
+def test_commands_follow_those_of_their_key_unless_both_read_or_are_of_different_fields(
+    data: st.DataObject, groups: tuple[str, ...], is_exact: bool
+) -> None:
+    commands = [*WHOLE, *(each for group in groups for each in FIELDS[group])]
+    given = data.draw(
+        st.lists(st.tuples(st.sampled_from(commands), st.sampled_from([b"a", b"b"]), st.integers(0, 1)), max_size=12)
+    )
     calls = []
-    for number, (name, key, database) in enumerate(given):
+    for number, ((name, *words), key, database) in enumerate(given):
         command = find(name)
         assert command is not None
-        calls.append(
-            (number, Call(command, [name, key, b"x", b"y"][: 2 if name != b"HSET" else 4], None, _Place(database)))
-        )  # type: ignore[arg-type]
-    level = {number: i for i, turn in enumerate(_levels(calls)) for number, _ in turn}
-    assert sorted(level) == list(range(len(given)))
-    for j, (name, key, database) in enumerate(given):
-        before = [
-            i
-            for i, (other, its_key, its_database) in enumerate(given[:j])
-            if (its_key, its_database) == (key, database) and not {other, name} <= {b"GET", b"MGET"}
-        ]
-        # In the first turn that it can be in: no later than after the latest of those that it has to follow.
-        assert level[j] == max((level[i] + 1 for i in before), default=0)
+        place = cast(Any, _Place(database, is_exact))
+        calls.append((number, Call(command, [name, key, *words], cast(Any, None), place)))
+    turn = {number: i for i, turn in enumerate(turns_of(calls)) for number, _ in turn}
+    assert sorted(turn) == list(range(len(given)))
+
+    def conflict(first: Call, second: Call) -> bool:
+        if (first.database, first.arguments[1]) != (second.database, second.arguments[1]):
+            return False
+        if not (first.command.is_write or second.command.is_write):
+            return False
+        ours, theirs = (set(each.command.fields_of(each.arguments)) for each in (first, second))
+        if is_exact or first.command.group != second.command.group or not (ours and theirs):
+            return True
+        return bool(ours & theirs)
+
+    for j, after in calls:
+        before = [turn[i] for i, call in calls[:j] if conflict(call, after)]
+        # No sooner than after the latest of those that it has to follow; and at once then, where keys have one type.
+        assert turn[j] > max(before, default=-1)
+        assert len(groups) > 1 or turn[j] == max(before, default=-1) + 1
 
 
 def test_other_machines_need_a_password_and_tls() -> None:
@@ -246,7 +272,7 @@ async def test_commands_behind_one_whose_time_is_over_go_on(monkeypatch: pytest.
     assert ends == [None]
 
 
-async def test_a_client_that_can_do_nothing_answers_all_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_can_do_nothing_answers_all_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as there are: not one call within another."""
     nodes, deadlines = _Nodes(monkeypatch), await _deadlines()
     nodes.fault = Misuse("the client is closed")

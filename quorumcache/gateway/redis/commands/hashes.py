@@ -11,7 +11,7 @@ from quorumcache.gateway.redis.database import Database, Entry, check_name, chec
 from quorumcache.gateway.redis.encoding import OK
 from quorumcache.gateway.redis.exact import edit_items
 from quorumcache.gateway.redis.faults import SYNTAX, Fault, wrong_arguments
-from quorumcache.gateway.redis.table import ONE_KEY, Call, Steps, command
+from quorumcache.gateway.redis.table import ALL_FIELDS, ONE_FIELD, ONE_KEY, PAIRS, Call, Steps, command
 from quorumcache.gateway.redis.times import integer
 from quorumcache.gateway.redis.wholes import HASH
 
@@ -138,24 +138,26 @@ def _value(database: Database, entry: Entry | None) -> bytes | None:
     return None if entry is None else database.value_of(HASH, entry)
 
 
-@command("hset", -4, "write denyoom fast", ONE_KEY, group="hash", summary="Sets the values of fields.")
+@command("hset", -4, "write denyoom fast", ONE_KEY, group="hash", summary="Sets the values of fields.", fields=PAIRS)
 def hset(call: Call) -> Steps:
     return (yield from put_names(call, HASH, _pairs(call)))
 
 
-@command("hmset", -4, "write denyoom fast", ONE_KEY, group="hash", summary="Sets the values of fields.")
+@command("hmset", -4, "write denyoom fast", ONE_KEY, group="hash", summary="Sets the values of fields.", fields=PAIRS)
 def hmset(call: Call) -> Steps:
     yield from put_names(call, HASH, _pairs(call))
     return OK
 
 
-@command("hget", 3, "readonly fast", ONE_KEY, group="hash", summary="Returns the value of a field.")
+@command("hget", 3, "readonly fast", ONE_KEY, group="hash", summary="Returns the value of a field.", fields=ONE_FIELD)
 def hget(call: Call) -> Steps:
     (entry,) = yield from read_names(call.database, HASH, call.arguments[1], call.arguments[2:])
     return _value(call.database, entry)
 
 
-@command("hmget", -3, "readonly fast", ONE_KEY, group="hash", summary="Returns the values of fields.")
+@command(
+    "hmget", -3, "readonly fast", ONE_KEY, group="hash", summary="Returns the values of fields.", fields=ALL_FIELDS
+)
 def hmget(call: Call) -> Steps:
     entries = yield from read_names(call.database, HASH, call.arguments[1], call.arguments[2:])
     return [_value(call.database, entry) for entry in entries]
@@ -183,19 +185,27 @@ def hlen(call: Call) -> Steps:
     return len((yield from read_all(call.database, HASH, call.arguments[1])))
 
 
-@command("hexists", 3, "readonly fast", ONE_KEY, group="hash", summary="Whether a field is there.")
+@command("hexists", 3, "readonly fast", ONE_KEY, group="hash", summary="Whether a field is there.", fields=ONE_FIELD)
 def hexists(call: Call) -> Steps:
     (entry,) = yield from read_names(call.database, HASH, call.arguments[1], call.arguments[2:])
     return int(entry is not None)
 
 
-@command("hstrlen", 3, "readonly fast", ONE_KEY, group="hash", summary="Returns the length of a field's value.")
+@command(
+    "hstrlen",
+    3,
+    "readonly fast",
+    ONE_KEY,
+    group="hash",
+    summary="Returns the length of a field's value.",
+    fields=ONE_FIELD,
+)
 def hstrlen(call: Call) -> Steps:
     (entry,) = yield from read_names(call.database, HASH, call.arguments[1], call.arguments[2:])
     return len(_value(call.database, entry) or b"")
 
 
-@command("hdel", -3, "write fast", ONE_KEY, group="hash", summary="Removes fields.")
+@command("hdel", -3, "write fast", ONE_KEY, group="hash", summary="Removes fields.", fields=ALL_FIELDS)
 def hdel(call: Call) -> Steps:
     return (yield from remove_names(call, HASH, call.arguments[2:]))
 

@@ -13,18 +13,18 @@ from quorumcache.gateway.redis.commands.hashes import (
     remove_names,
 )
 from quorumcache.gateway.redis.faults import SYNTAX, Fault
-from quorumcache.gateway.redis.table import ALL_KEYS, ONE_KEY, Call, Steps, command
+from quorumcache.gateway.redis.table import ALL_FIELDS, ALL_KEYS, ONE_FIELD, ONE_KEY, Call, Steps, command
 from quorumcache.gateway.redis.times import integer
 from quorumcache.gateway.redis.wholes import SET
 
 
-@command("sadd", -3, "write denyoom fast", ONE_KEY, group="set", summary="Adds members.")
+@command("sadd", -3, "write denyoom fast", ONE_KEY, group="set", summary="Adds members.", fields=ALL_FIELDS)
 def sadd(call: Call) -> Steps:
     members = dict.fromkeys(call.arguments[2:], b"")
     return (yield from put_names(call, SET, members))
 
 
-@command("srem", -3, "write fast", ONE_KEY, group="set", summary="Removes members.")
+@command("srem", -3, "write fast", ONE_KEY, group="set", summary="Removes members.", fields=ALL_FIELDS)
 def srem(call: Call) -> Steps:
     return (yield from remove_names(call, SET, call.arguments[2:]))
 
@@ -39,13 +39,15 @@ def scard(call: Call) -> Steps:
     return len((yield from read_all(call.database, SET, call.arguments[1])))
 
 
-@command("sismember", 3, "readonly fast", ONE_KEY, group="set", summary="Whether a member is there.")
+@command("sismember", 3, "readonly fast", ONE_KEY, group="set", summary="Whether a member is there.", fields=ONE_FIELD)
 def sismember(call: Call) -> Steps:
     (entry,) = yield from read_names(call.database, SET, call.arguments[1], call.arguments[2:])
     return int(entry is not None)
 
 
-@command("smismember", -3, "readonly fast", ONE_KEY, group="set", summary="Whether members are there.")
+@command(
+    "smismember", -3, "readonly fast", ONE_KEY, group="set", summary="Whether members are there.", fields=ALL_FIELDS
+)
 def smismember(call: Call) -> Steps:
     entries = yield from read_names(call.database, SET, call.arguments[1], call.arguments[2:])
     return [int(entry is not None) for entry in entries]
