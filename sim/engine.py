@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from quorumcache.core import messages as m
+from quorumcache.core.config import Configuration
 from quorumcache.core.memory import BATCH_OVERHEAD_BYTES, ENTRY_OVERHEAD_BYTES, GRANT_OVERHEAD_BYTES
 from quorumcache.core.model import DELETE, header_slot, slot_of
 from quorumcache.core.node import NodeLimits
@@ -221,11 +222,15 @@ class Engine:
 
     # --- what processes and checkers see of it ---
 
-    def node_at(self, index: int) -> NodeProcess:
-        """The process of the node that has this place in `configuration`."""
+    def node_at(self, index: int, configuration: Configuration | None = None) -> NodeProcess:
+        """The process of the node that has this place in a configuration; in the present one where none is given."""
         if self.epochs is None:
             return self.nodes[index]
-        return self.nodes[self.epochs.directory.address_in(self.configuration, index)]
+        return self.nodes[self.epochs.directory.address_in(configuration or self.configuration, index)]
+
+    def configuration_of(self, client: int) -> Configuration:
+        """In which epoch a client is."""
+        return self.clients[client].configuration
 
     @property
     def now_us(self) -> int:

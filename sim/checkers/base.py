@@ -63,8 +63,11 @@ class View(Protocol):
     def hampered(self) -> bool:
         """Whether a correct node cannot end the recovery of what it joined, as others lost their memory before."""
 
-    def node_at(self, index: int) -> NodeProcess:
-        """The process of the node that has this place in `configuration`."""
+    def node_at(self, index: int, configuration: Configuration | None = None) -> NodeProcess:
+        """The process of the node that has this place in a configuration; in the view's where none is given."""
+
+    def configuration_of(self, client: int) -> Configuration:
+        """In which epoch a client is: the one that what it asks now is of."""
 
     def moves_since(self, client: int, time_us: int) -> int:
         """How many times a client has gone over to another epoch since then."""

@@ -41,13 +41,14 @@ class DirectDurability(Checker):
         lost = self._lost.pop(op.id, None)
         if op.outcome != OK or lost is None or "evict" in self.view.features or self.view.revoked:
             return
-        members = self.view.configuration.group_of(op.slot).members
-        nodes = [self.view.node_at(i) for i in members]
+        # Whoever it asked, it was in its epoch: the next one may have begun, and a liar left that acknowledged it.
+        configuration = self.view.configuration_of(op.client)
+        nodes = [self.view.node_at(i, configuration) for i in configuration.group_of(op.slot).members]
         liars = sum(node.is_byzantine for node in nodes)
         correct = [node for node in nodes if not node.is_byzantine]
         holders = [node for node in correct if holds(node, op)]
         gone = sum(node not in holders and node.lost_count > lost[node.number] for node in correct)
-        ack = max(info.ack for info in self.view.configuration.namespaces)
+        ack = max(info.ack for info in configuration.namespaces)
         if not self._is_mortal(op.slot):
             if len(holders) + gone + liars < ack:
                 self.fail(f"{told(op)} was acknowledged for {ack} nodes; of correct ones, {len(holders)} hold it")

@@ -36,8 +36,11 @@ class View:
     def moves_since(self, client: int, time_us: int) -> int:
         return 0
 
-    def node_at(self, index: int) -> Any:
+    def node_at(self, index: int, configuration: Any = None) -> Any:
         return self.nodes[index]
+
+    def configuration_of(self, client: int) -> Any:
+        return self.configuration
 
     def fail(self, checker: str, text: str) -> None:
         self.violations.append(text)
