@@ -69,11 +69,7 @@ class Session:
 
     async def answer(self, requests: list[list[bytes]]) -> bytes:
         """Run requests in order; the replies' bytes."""
-        replies, protocols = await self.run(requests, queues=True)
-        out: list[bytes] = []
-        for reply, resp3 in zip(replies, protocols, strict=True):
-            encode(out, reply, resp3)
-        return b"".join(out)
+        return _encoded(*await self.run(requests, queues=True))
 
     def begin(self, requests: list[list[bytes]], ended: Callable[[bytes | Exception], None]) -> Running | None:
         """As `answer`, but without a task, where that can be: for commands that are steps, outside of transactions.
@@ -87,30 +83,20 @@ class Session:
             if command is None or command.kind != "steps" or command.check(arguments) is not None:
                 return None
             commands.append(command)
-        gateway, resp3 = self.gateway, self.resp3
+        gateway, protocols = self.gateway, [self.resp3] * len(requests)
         gateway.commands_count += len(requests)
         self.last_command = commands[-1].name
-        database = gateway.databases[self.database]
         replies: list[Any] = [None] * len(requests)
         together: list[Numbered] = []
         for number, arguments in enumerate(requests):
-            call = Call(commands[number], arguments, self, database)
-            if database.routes:
-                try:
-                    call = routed(call)
-                except Fault as fault:
-                    replies[number] = fault
-                    continue
-            together.append((number, call))
+            call = self._call(commands[number], arguments)
+            if isinstance(call, Fault):
+                replies[number] = call
+            else:
+                together.append((number, call))
 
         def finish(bug: Exception | None) -> None:
-            if bug is not None:
-                ended(bug)
-                return
-            out: list[bytes] = []
-            for reply in replies:
-                encode(out, reply, resp3)
-            ended(b"".join(out))
+            ended(_encoded(replies, protocols) if bug is None else bug)
 
         running = Running(gateway.client, gateway.deadlines, together, replies, finish)
         running.start()
@@ -133,13 +119,10 @@ class Session:
                 replies[number] = command
                 continue
             gateway.commands_count += 1
-            call = Call(command, arguments, self, gateway.databases[self.database])
-            if call.database.routes:
-                try:
-                    call = routed(call)
-                except Fault as fault:
-                    replies[number] = fault
-                    continue
+            call = self._call(command, arguments)
+            if isinstance(call, Fault):
+                replies[number] = call
+                continue
             if command.kind == "steps":
                 together.append((number, call))
                 if len(together) == CALLS_MAX:
@@ -160,6 +143,16 @@ class Session:
         if together:
             await run_calls(gateway.client, gateway.deadlines, together, replies)
         return replies, protocols
+
+    def _call(self, command: Command, arguments: list[bytes]) -> Call | Fault:
+        """The command as it is to run, in the database that its keys' prefixes name; or why it cannot."""
+        call = Call(command, arguments, self, self.gateway.databases[self.database])
+        if not call.database.routes:
+            return call
+        try:
+            return routed(call)
+        except Fault as fault:
+            return fault
 
     def _checked(self, arguments: list[bytes], queues: bool) -> Command | Fault | str:
         """The command to run now; or what to answer at once."""
@@ -188,3 +181,11 @@ class Session:
             return Fault(f"ERR a transaction has at most {QUEUE_MAX} commands and {QUEUE_BYTES_MAX} bytes here")
         queue.append(arguments)
         return "QUEUED"
+
+
+def _encoded(replies: list[Any], protocols: list[bool]) -> bytes:
+    """Replies' bytes; each in RESP3 where `protocols` says so."""
+    out: list[bytes] = []
+    for reply, resp3 in zip(replies, protocols, strict=True):
+        encode(out, reply, resp3)
+    return b"".join(out)
