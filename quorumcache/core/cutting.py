@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quorumcache.core.node import Node
 
 #: So many headers, or entries, are in a piece; what has no more is not cut.
-PIECE_COUNT: Final = 32
+PIECE_COUNT: Final = 64
 #: So many bytes of entries are in a piece, or a single entry.
 PIECE_BYTES: Final = 64 << 10
 

@@ -307,7 +307,9 @@ class NodeServer:
             answers.begin()
             payload = open_(message.data)
             may_be_large = len(payload) > SMALL_BYTES_MAX
-            for request in codec.decode_requests(payload):
+            requests = codec.decode_requests(payload)
+            last = len(requests) - 1
+            for number, request in enumerate(requests):
                 reply, piecewise = None, cut(request) if may_be_large else None
                 while piecewise is not None:
                     reply = go_on(piecewise, client)
@@ -317,6 +319,7 @@ class NodeServer:
                         # What its pieces did is stored, and no more will be: it is refused like any other.
                         piecewise = None
                 add(request, handle(request, client) if piecewise is None else reply)
-                if is_long():
+                # What comes behind the last has to wait for its turn anyway.
+                if number < last and is_long():
                     await answers.pause()
             await answers.say()
