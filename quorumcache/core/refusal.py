@@ -281,12 +281,12 @@ def asks_for_patience(refusals: dict[int, m.Refusal], hoped: int, q: int, ahead_
 
     So it is where nothing was said but "not now" (AHEAD, BUSY, FULL, or silence). Also where those that said AHEAD
     would make up a quorum with `hoped` others, which granted it or are silent yet, whatever f liars say beside them: a
-    correct node may say so only of a stamp that lies `ahead_us` > 0 beyond cluster time.
+    correct node may say so only of a stamp that lay `ahead_us` beyond cluster time when it was asked; below 0 it lies.
     """
     codes = [refusal.code for refusal in refusals.values()]
     if all(code in (m.AHEAD, m.BUSY, m.FULL) for code in codes):
         return True
-    return ahead_us > 0 and m.AHEAD in codes and hoped + codes.count(m.AHEAD) >= q
+    return ahead_us >= 0 and m.AHEAD in codes and hoped + codes.count(m.AHEAD) >= q
 
 
 def waits_for_another(

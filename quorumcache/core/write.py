@@ -44,6 +44,7 @@ class WriteBatch(Commits):
 
     __slots__ = (
         "_again_us",
+        "_asked_us",
         "_prepare",
         "_quorum_us",
         "_refusals",
@@ -64,6 +65,7 @@ class WriteBatch(Commits):
         self._rejects: dict[int, m.Reject] = {}
         self._quorum_us = 0
         self._sent_us = now_us
+        self._asked_us = now_us
         self._again_us = 0
         self._waits = 0
         self._prepare = m.Prepare(
@@ -187,7 +189,9 @@ class WriteBatch(Commits):
         write.trouble = summary_of(refusals, len(self._refusals), len(self._group.members))
         ahead_us = stamp_time(stamp) - context.clock.time_us(now_us)
         silent = len(self._group.members) - len(self._refusals) - len(self._rejects)
-        if asks_for_patience(refusals, granted + silent, q, ahead_us) or (
+        # Cluster time is known to a round trip, and a stamp is as late as that, so this is when it was asked at least.
+        asked_ahead_us = ahead_us + 2 * (now_us - self._asked_us)
+        if asks_for_patience(refusals, granted + silent, q, asked_ahead_us) or (
             write.begins
             and not judgement.proved
             and waits_for_another(refusals, granted + silent, configuration, strays, stamp)
@@ -357,6 +361,7 @@ class WriteBatch(Commits):
                 self._grants.pop(node, None)
             self._quorum_us = 0
             if again:
+                self._asked_us = now_us
                 context.send(tuple(again), self._prepare)
                 self._resend_at_us = max(self._resend_at_us, now_us + RESEND_US)
         if ASKED in self._states and self._quorum_us:

@@ -105,6 +105,24 @@ def test_a_high_floor_at_one_node_and_a_liar_delay_a_write_but_do_not_stop_it(cl
     assert value_of(client, "a") == b"v"
 
 
+def test_beside_a_liar_a_slow_clock_is_waited_for_with_the_stamp_that_there_is() -> None:
+    """Protocol 15, "Patience": cluster time is known to a round trip only, so a stamp of just now may be a hair more
+    than max_skew ahead of a correct node. One new stamp after another would be so too, and leave promises at the others
+    until these say BUSY (seed 115464)."""
+    cluster = Cluster()
+    cluster.lies[3] = floor_liar(START_US + 100 * S)
+    handle = cluster.nodes[0].handle
+    cluster.nodes[0].handle = lambda request, now_us: handle(request, now_us - S)  # type: ignore[method-assign]
+    client = cluster.client()
+    for node in range(4):
+        client.core.clock.report(node, START_US + 60 - (S if node == 0 else 0), cluster.now_us)
+    outcome = finish(client, client.write("a", b"v"))
+    assert isinstance(outcome, Written)
+    assert stamp_time(outcome.stamp) == START_US + 60
+    assert client.core.counts["write_attempts"] == 1
+    assert cluster.now_us < START_US + S // 10
+
+
 def test_ahead_alone_waits_and_sends_the_same_bytes_again() -> None:
     """Protocol 4, write 2."""
     cluster = Cluster()
