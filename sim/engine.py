@@ -243,7 +243,7 @@ class Engine:
         lost their memory. It evicts nothing then, and does not count where others only lag."""
         if self.keeps_state or self.phase == "faults":
             return False
-        return any(node.joining is not None and not node.is_byzantine for node in self.moving)
+        return any(node.joining and not node.is_byzantine for node in self.moving)
 
     def moves_since(self, client: int, time_us: int) -> int:
         """How many times a client has gone over to another epoch since then."""

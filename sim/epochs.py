@@ -62,7 +62,7 @@ class Epochs:
         """Whether all correct nodes are where the last epoch wants them, and have what they joined for."""
         engine = self._engine
         return not self.is_coming and not any(
-            self.lags(node) or node.joining is not None for node in engine.moving if not node.is_byzantine
+            self.lags(node) or node.joining for node in engine.moving if not node.is_byzantine
         )
 
     def lags(self, node: MovingNode) -> bool:

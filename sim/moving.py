@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from quorumcache.core import messages as m
-from quorumcache.core.carrying import Carried
+from quorumcache.core.carrying import Carried, Joining, joined_over, still_joining, to_ask
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.cutting import Cut
@@ -54,6 +54,8 @@ class SealMemory:
         self._process = process
         self.sealed: dict[bytes, SignedConfiguration] = {}
         self.steps: list[Step] = []
+        #: Digests of the epochs after which the node has recovered what it joined.
+        self.joined: set[bytes] = set()
         #: Where the record begins: the configuration, those before it, and the steps that led there.
         self.first: tuple[Configuration, list[Configuration], list[Step]] | None = None
 
@@ -70,6 +72,10 @@ class SealMemory:
             self.steps.append(step)
         self._process.epochs.begun(self._process, before, step)
 
+    def has_joined(self, before: Configuration) -> bool:
+        """Whether the node noted that it has recovered what it joined with the epoch after this one."""
+        return before.digest in self.joined
+
 
 class MovingNode(NodeProcess):
     """A correct node that goes along with its cluster. `membership` is None while no epoch that it knows names it."""
@@ -85,8 +91,8 @@ class MovingNode(NodeProcess):
         self.invited: Configuration | None = None
         #: Recoveries of this life: of what the node lost, and of what it joined; these with the epoch to be asked.
         self.recoveries: list[tuple[Recovery, Configuration]] = []
-        #: Shards that it joined and is recovering, and the epoch before, whose members it asks.
-        self.joining: tuple[frozenset[int], Configuration] | None = None
+        #: Shards that it joined and is recovering, each with the epoch before it did.
+        self.joining: Joining = ()
         super().__init__(*arguments)
 
     def go_along(self, epochs: EpochObserver) -> None:
@@ -220,11 +226,7 @@ class MovingNode(NodeProcess):
             self.lost_count += 1  # Of some shards it has no longer what it had.
         self.disk = Disk(node.slots)
         self.disk.fill(node.slots)
-        joined = frozenset(carried.joined)
-        if self.joining is not None:
-            # What it was recovering as it joined: the members of the epoch that has ended know it, as before.
-            joined |= frozenset(n for n in self.joining[0] if node.slots.shards[n].recovering)
-        self.joining = (joined, before) if joined else None
+        self.joining = still_joining([*self.joining, (before, carried.joined)], node.slots)
         self.begin_recoveries(now_us)
         self.begin_votes(now_us, self.life)
         self.begin_repair()
@@ -232,20 +234,22 @@ class MovingNode(NodeProcess):
 
     def begin_recoveries(self, started_us: int) -> None:
         """Recover what is recovering: of what the node joined with its epoch, from the members before."""
-        joined, before = self.joining or (frozenset(), None)
-        node = self.node
+        node, membership = self.node, self.membership
+        assert membership is not None
+        joined = {number for _, numbers in self.joining for number in numbers}
         self.recoveries = [
             (Recovery(node, started_us, first_id=self.draw.getrandbits(61), joined=joined), node.configuration)
         ]
-        if before is not None:
-            joins = Recovery(node, started_us, first_id=self.draw.getrandbits(61), joined=joined, before=before)
+        for before, numbers in to_ask(self.joining, membership.known[-1] if membership.known else None):
+            joins = Recovery(node, started_us, first_id=self.draw.getrandbits(61), joined=numbers, before=before)
             self.recoveries.append((joins, before))
         self._drop_finished()
 
     def _drop_finished(self) -> None:
         self.recoveries = [pair for pair in self.recoveries if not pair[0].finished]
-        if self.joining is not None and not any(self.node.slots.shards[n].recovering for n in self.joining[0]):
-            self.joining = None
+        joining, self.joining = self.joining, still_joining(self.joining, self.node.slots)
+        if not self.joining:
+            self.seal_record.joined.update(before.digest for before, _ in joining)
         was, self.recovery = self.recovery, self.recoveries[0][0] if self.recoveries else None
         if was is not None and self.recovery is None:
             self.record.states.append((self.world.now_us, self.number, "active"))
@@ -419,13 +423,12 @@ class MovingNode(NodeProcess):
         self.node = self._make(now_us if wipe else None)
         if wipe:
             self.disk = Disk(self.node.slots)
-            if self.joining is not None:
-                # The record has that it had not recovered yet what it joined.
-                self.joining = frozenset(n for n in range(len(self.node.slots.shards))), self.joining[1]
         else:
             self.disk.load(self.node.slots)
             self.node.slots.key_barrier_us = now_us + 2 * configuration.max_skew_us
         self.wiped, self.torn = False, 0
+        recovering = self.node.slots.recovering
+        self.joining = joined_over([*known, configuration], recovering, self.key.public, self.seal_record.has_joined)
         self.membership = self._membership_of(self.node, known, steps)
         self.membership.look(now_us)
         self.after_epochs()

@@ -7,7 +7,7 @@ activate is in core/seals.py. Must not know messages, files or signatures.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from itertools import islice
 from typing import Final
 
@@ -73,18 +73,41 @@ def still_joining(joining: Joining, now: Slots) -> Joining:
     return [(before, tuple(sorted(numbers))) for before, numbers in found.values()]
 
 
-def joined_with(after: Configuration, before: Configuration, now: Slots, key: bytes) -> tuple[int, ...]:
-    """Of the shards that the node of `key`, with stored state of the epoch `after`, was recovering when it ended, those
-    that it joined with that epoch."""
+def joined_over(
+    chain: Sequence[Configuration],
+    recovering: Collection[int],
+    key: bytes,
+    has_joined: Callable[[Configuration], bool],
+) -> list[tuple[Configuration, Collection[int]]]:
+    """Of the shards that the node of `key` is recovering in the last epoch of `chain` when it starts, those that it
+    joined with that epoch or an earlier one and never recovered since, each with the epoch before it did: as
+    `still_joining` takes them, the oldest first. The rest it lost. `has_joined` knows whether it was noted that the
+    node recovered what it joined with the epoch after a configuration.
+    """
+    after = chain[-1]
     own = after.node_by_key(key)
-    return tuple(
-        shard.number
-        for shard in now.shards
-        if shard.recovering
-        and own is not None
-        and own.index in after.shard_groups[shard.number].members
-        and not stays_in(after, before, shard.number, key)
-    )
+    found: dict[int, list[int]] = {}
+    for number in recovering:
+        if own is None or own.index not in after.shard_groups[number].members:
+            continue
+        for place in range(len(chain) - 1, 0, -1):
+            if not stays_in(chain[place], chain[place - 1], number, key):
+                if not has_joined(chain[place - 1]):
+                    found.setdefault(place - 1, []).append(number)
+                break
+    return [(chain[place], tuple(sorted(numbers))) for place, numbers in sorted(found.items())]
+
+
+def to_ask(joining: Joining, before: Configuration | None) -> list[tuple[Configuration, Collection[int]]]:
+    """Whose members the node asks for the shards in `joining`: those of the epoch before it joined each, and those of
+    the epoch `before` its present one too. Some who were asked may have left since, and some who left before that may
+    be gone. Either's q reports will do."""
+    asked = [(each, numbers) for each, numbers in joining if numbers]
+    if before is not None:
+        latest = {number for each, numbers in asked if each.digest == before.digest for number in numbers}
+        if others := {number for _, numbers in asked for number in numbers} - latest:
+            asked.append((before, tuple(sorted(others))))
+    return asked
 
 
 def sources_of(before: Configuration, shard: int, key: bytes) -> tuple[bytes, ...]:

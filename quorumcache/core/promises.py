@@ -60,6 +60,11 @@ class Promises:
         self.floor_max_us = floor_us
         self.promise_age_us = 2 * configuration.max_skew_us + configuration.op_time_us
 
+    @property
+    def recovering(self) -> list[int]:
+        """The numbers of the shards that are recovering."""
+        return [shard.number for shard in self.shards if shard.recovering]
+
     def shard(self, slot: bytes) -> Shard:
         """The shard that the slot belongs to."""
         return self.shards[self.configuration.shard_of(slot)]

@@ -7,11 +7,11 @@ must not know sockets, or when a node may activate (core/membership.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from quorumcache.core.carrying import Carried, Joining, carry, joined_with, still_joining
+from quorumcache.core.carrying import Carried, Joining, carry, joined_over, still_joining
 from quorumcache.core.certificate import Verifier, Verify
 from quorumcache.core.config import Configuration
 from quorumcache.core.held import Held
@@ -52,14 +52,21 @@ def carry_with(storage: Storage) -> Carry:
 
 
 def resume(
-    storage: Storage, chain: Sequence[Configuration], key: bytes, make_node: MakeNode, verify: Verify, now_us: int
+    storage: Storage,
+    chain: Sequence[Configuration],
+    key: bytes,
+    make_node: MakeNode,
+    verify: Verify,
+    now_us: int,
+    has_joined: Callable[[Configuration], bool],
 ) -> Resumed | None:
     """Open storage, and make the node of `key` with what is stored; None where nothing is that counts.
 
     `chain`: the configurations that led to the node's present one, as its record of seals shows them, and that one:
     `[*known, configuration]`. `make_node` is that of `Membership`, and makes nodes as for a start with stored state.
-    State of an earlier configuration of the chain goes over to the present one, epoch by epoch, and is written so
-    before this returns. Raises what `Storage.open` raises; DiskFailed, with storage closed, where it cannot be written.
+    `has_joined` is that of the record. State of an earlier configuration of the chain goes over to the present one,
+    epoch by epoch, and is written so before this returns. Raises what `Storage.open` raises; DiskFailed, with storage
+    closed, where it cannot be written.
     """
 
     def node_of(place: int) -> Node:
@@ -85,12 +92,12 @@ def resume(
         if node.slots.journal:
             _or_close(storage, lambda: _write(storage, node))
         node.slots.journal = None
-        return Resumed(node, None, still_joining(_joining(chain, len(chain) - 1, node), node.slots))
+        return Resumed(node, None, joined_over(chain, node.slots.recovering, key, has_joined))
     place, node = found[0]
     if node.slots.types:
         # Keys' own barriers are not stored: this one stands in for all of them.
         node.slots.key_barrier_us = now_us + 2 * node.configuration.max_skew_us
-    joining = _joining(chain, place, node)
+    joining = joined_over(chain[: place + 1], node.slots.recovering, key, has_joined)
     for after in range(place + 1, len(chain)):
         before, node = node, node_of(after)
         carried = carry(before.slots, node.slots, key, now_us, node.verifier.chain)
@@ -98,13 +105,6 @@ def resume(
     _or_close(storage, lambda: _move(storage, node))
     node.slots.journal = None
     return Resumed(node, carried, still_joining(joining, node.slots))
-
-
-def _joining(chain: Sequence[Configuration], place: int, node: Node) -> list[tuple[Configuration, Collection[int]]]:
-    if not place or chain[place - 1].node_by_key(node.key) is None:
-        return []
-    before = chain[place - 1]
-    return [(before, joined_with(chain[place], before, node.slots, node.key))]
 
 
 def _drop_unserved(node: Node) -> None:

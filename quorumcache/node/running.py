@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from quorumcache.core import messages as m
 from quorumcache.core.ballots import BallotSigner
-from quorumcache.core.carrying import Joining, still_joining
+from quorumcache.core.carrying import Joining, joined_over, still_joining
 from quorumcache.core.certificate import Verifier
 from quorumcache.core.config import Configuration, SignedConfiguration
 from quorumcache.core.cutting import Cut
@@ -86,10 +86,8 @@ class RunningNode:
                 f"the key {key.public.hex()} is none of the nodes' keys in cluster {configuration.cluster_id}, "
                 f"epoch {configuration.epoch}: use the key file that was made for this cluster"
             )
-        #: The epoch before the node's first, until it has recovered what it joined.
-        self._joins_after: Configuration | None = None
-        if record is not None and self._known and self._known[-1].node_by_key(key.public) is None:
-            self._joins_after = None if record.has_joined(self._known[-1]) else self._known[-1]
+        #: Of what the node joined, the epochs before, until it has recovered it all, which is noted then.
+        self._joins_after: list[Configuration] = []
         own_host, _, own_port = info.address.rpartition(":")
         self.info = info
         self.configuration = configuration
@@ -332,18 +330,29 @@ class RunningNode:
             self.storage.close()
             raise
         node = self.node
-        joining: Joining = () if self._found is None else self._found.joining
-        if self._joins_after is not None and (self._found is None or self._found.carried is None):
-            # With stored state too: what it had not recovered when it ended, it still knows nothing of.
-            joining = [(self._joins_after, [shard.number for shard in node.slots.shards if shard.recovering])]
+        if self._found is not None:
+            joining = self._found.joining
+        else:
+            joining = joined_over(self._chain, node.slots.recovering, node.key, self._record.has_joined)
         self._begin_term(self.started_us, joining)
         self.membership.look(self.clock_us())
         self._background = asyncio.get_running_loop().create_task(self._run(), name=f"node {self.info.name}")
 
+    @property
+    def _chain(self) -> list[Configuration]:
+        return [*self._known, self.configuration]
+
     def _load(self) -> None:
         storage = self.storage
-        chain = [*self._known, self.configuration]
-        found = self._found = resume(storage, chain, self.info.key, self._later_node, verify, self.clock_us())
+        found = self._found = resume(
+            storage,
+            self._chain,
+            self.info.key,
+            self._later_node,
+            verify,
+            self.clock_us(),
+            self._record.has_joined,
+        )
         self.resumed = found is not None
         self.started_us = self.clock_us()
         self.membership = self._membership_of(self._new_node(self.started_us) if found is None else found.node)
@@ -414,6 +423,7 @@ class RunningNode:
     # --- from epoch to epoch ---
 
     def _begin_term(self, started_us: int, joining: Joining) -> None:
+        self._joins_after += [before for before, _ in joining]
         self._term = Term(
             self,
             self.node,
@@ -517,9 +527,10 @@ class RunningNode:
                     await self._old_terms.pop().ended()
                 if self._term is not None:
                     self._term.check()
-                    if self._joins_after is not None and self._term.has_joined:
-                        self._record.joined(self._joins_after)
-                        self._joins_after = None
+                    if self._joins_after and self._term.has_joined:
+                        for before in self._joins_after:
+                            self._record.joined(before)
+                        self._joins_after.clear()
                 if self._talking is not None and self._talking.done():
                     self._talking.result()
                     self._talking = None
@@ -556,6 +567,10 @@ class _NoRecord:
 
     def joined(self, before: Configuration) -> None:
         """Nothing to note."""
+
+    def has_joined(self, before: Configuration) -> bool:
+        """Nothing was noted."""
+        return False
 
     def know(self, configuration: Configuration) -> None:
         """Nothing to keep."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from quorumcache.core import messages as m
-from quorumcache.core.carrying import Joining, still_joining
+from quorumcache.core.carrying import Joining, still_joining, to_ask
 from quorumcache.core.config import Configuration
 from quorumcache.core.entropy import AntiEntropy
 from quorumcache.core.exactrecovery import ExactRecovery
@@ -41,8 +41,7 @@ class Host(Protocol):
 
 class Term:
     """The background work of `node`, which begins with `start`. `joining`: the shards that it joined and has not
-    recovered, with the epoch whose members it asks for them. It asks those of the epoch `before` its own for them too:
-    some who were asked may have left since, and some who left before that may be gone. Either's q reports will do."""
+    recovered, with the epoch before it joined each; `before`, the epoch before its present one (`to_ask`)."""
 
     def __init__(
         self,
@@ -61,11 +60,7 @@ class Term:
         self._joining = [(before, numbers) for before, numbers in joining if numbers]
         joined = {number for _, numbers in self._joining for number in numbers}
         self.recoveries = [Recovery(node, started_us, first_id=_first_id(), joined=joined)]
-        self._asked = list(self._joining)
-        if before is not None:
-            latest = [numbers for asked, numbers in self._joining if asked.digest == before.digest]
-            if others := joined.difference(*latest):
-                self._asked.append((before, others))
+        self._asked = to_ask(self._joining, before)
         for asked, numbers in self._asked:
             self.recoveries.append(Recovery(node, started_us, first_id=_first_id(), joined=numbers, before=asked))
         self._exact = ExactRecovery(node, started_us, first_id=_first_id())

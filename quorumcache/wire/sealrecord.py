@@ -32,7 +32,7 @@ def record_beside(key_file: Path) -> Path:
 class SealRecord:
     """The record of one node's key, in `directory`. Files: `begun` names the key; for each epoch that ended,
     DIGEST.toml is the successor that the node sealed for, and DIGEST.seals shows that the next epoch has begun, where
-    DIGEST is that of the configuration that ended; DIGEST.joined, that a node which was new then has recovered;
+    DIGEST is that of the configuration that ended; DIGEST.joined, that the node has recovered what it joined then;
     DIGEST.json is a configuration that it worked under. All errors are ConfigurationErrors that name the file.
     """
 
@@ -100,7 +100,7 @@ class SealRecord:
         self._write(self._file(before, "seals"), "".join(lines))
 
     def joined(self, before: Configuration) -> None:
-        """Durably note that the node, new to the cluster in the epoch after `before`, has recovered what it joined."""
+        """Durably note that the node has recovered what it joined with the epoch after `before`."""
         self._write(self._file(before, "joined"), "")
 
     def has_joined(self, before: Configuration) -> bool:

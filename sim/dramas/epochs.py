@@ -38,7 +38,7 @@ def _parts(stage: Stage) -> tuple[NodeProcess, NodeProcess, NodeProcess, MovingN
 def _until_joined(stage: Stage, joining: MovingNode, limit_us: int, *, recovered: bool = True) -> Iterator[int]:
     """Wait until it has begun, and has recovered what it can; no longer than this."""
     end_us = stage.engine.now_us + limit_us
-    while (joining.membership is None or (recovered and joining.joining is not None)) and stage.engine.now_us < end_us:
+    while (joining.membership is None or (recovered and joining.joining)) and stage.engine.now_us < end_us:
         yield _STEP_US
 
 

@@ -167,7 +167,7 @@ def _policy_at_prepare_alone(patches: Patches) -> None:
 def _joins_without_recovery(patches: Patches) -> None:
     def make(begin: Any) -> Any:
         def mutant(self: MovingNode, started_us: int) -> None:
-            for number in self.joining[0] if self.joining is not None else ():
+            for number in (number for _, numbers in self.joining for number in numbers):
                 self.node.slots.activate(self.node.slots.shards[number])
             begin(self, started_us)
 

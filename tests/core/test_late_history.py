@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from quorumcache.core import epochmessages
-from quorumcache.core.carrying import still_joining
+from quorumcache.core.carrying import joined_over, still_joining, to_ask
 from quorumcache.core.config import Configuration
 from quorumcache.core.repair import Recovery
 from quorumcache.core.succession import changes
@@ -104,6 +104,12 @@ def test_who_goes_two_epochs_at_once_still_joins_what_it_joined_with_the_first()
     slots = node.node.slots
     moves = [(move.before, each.joined) for move, each in zip(node.moved, carried, strict=True)]
     assert still_joining(moves, slots) == [(FIRST, carried[0].joined)]
+    # So it is after a start that finds them recovering, unless it was noted that they had been recovered.
+    chain = [FIRST, second, node.configuration]
+    assert joined_over(chain, slots.recovering, away, lambda _before: False) == [(FIRST, carried[0].joined)]
+    assert joined_over(chain, slots.recovering, away, lambda before: before == FIRST) == []
+    assert to_ask([(FIRST, carried[0].joined)], second) == [(FIRST, carried[0].joined), (second, carried[0].joined)]
+    assert to_ask([(FIRST, carried[0].joined)], FIRST) == [(FIRST, carried[0].joined)]
     one, *rest = carried[0].joined
     again = [*moves, (second, rest)]
     assert still_joining(again, slots) == [(FIRST, (one,)), (second, tuple(rest))]

@@ -64,7 +64,7 @@ async def test_a_node_that_stays_goes_on_joining_the_shards_that_are_new_to_it(t
     assert new
     record = SealRecord(tmp_path / "node.seals", key.public)
     record.begin()
-    for start in range(3):
+    for start in range(4):
         node = RunningNode(before, key, record=record, storage=storage_of("sqlite", tmp_path / "data"))
         await node.start()
         try:

@@ -296,7 +296,7 @@ class Home:
 
     def resume(self) -> Resumed | None:
         self.storage = SqliteStorage(self.path, boot="boot 1")
-        found = resume(self.storage, self.chain, KEY, self.make, verify, self.now_us)
+        found = resume(self.storage, self.chain, KEY, self.make, verify, self.now_us, lambda _before: False)
         if found is not None:
             self.node = found.node
         return found
